@@ -1,0 +1,112 @@
+"""Baselines that need no training, and their table on the Pixel 4 captures: python benchmarks/baselines.py.
+
+The constant stays in every table: scene layout alone scores well on this set.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_dp.data.xin2021 import Xin2021
+from edge_dp.metrics import ai1, ai2, one_minus_abs_spearman
+
+Array = NDArray[np.float32]
+
+MAX_DISPARITY = 8  # px at quarter resolution, either way: three times what the Pixel 4 captures hold
+BLOCK = 15
+
+
+def constant(left: Array, right: Array) -> Array:
+    """Zeros: what a method scores that has seen nothing. (H, W) float32 as the views."""
+    return np.zeros_like(left)
+
+
+def sgbm_quarter(left: Array, right: Array) -> Array:
+    """Semi-global block matching (OpenCV's SGBM) at quarter resolution, its cost cap left at the default.
+
+    Args:
+        left: (H, W) float32, linear light in [0, 1].
+        right: the same, shading matched to the left view.
+
+    Returns:
+        (H // 4, W // 4) float32 px at quarter resolution, ``left(x) = right(x + d)``; no holes.
+    """
+    return _sgbm(left, right, pre_filter_cap=15, mode=cv2.StereoSGBM_MODE_SGBM)
+
+
+def sgbm_quarter_tuned(left: Array, right: Array) -> Array:
+    """As ``sgbm_quarter``, with settings picked on the Pixel 4 captures, which favours it there.
+
+    All eight directions, and the highest cost cap at which the most a block can cost, (2 cap + 63) * 15 * 15, fits in
+    OpenCV's 16 bits. Above it the sums overflow without a warning.
+    """
+    return _sgbm(left, right, pre_filter_cap=41, mode=cv2.StereoSGBM_MODE_HH)
+
+
+BASELINES: dict[str, Callable[[Array, Array], Array]] = {
+    "constant": constant,
+    "sgbm_quarter": sgbm_quarter,
+    "sgbm_quarter_tuned": sgbm_quarter_tuned,
+}
+
+
+def score(name: str, captures: Xin2021) -> tuple[NDArray[np.float64], float]:
+    """(scenes, 3) AI(1), AI(2) and 1-|rho| of one baseline at full resolution, and its mean time in ms."""
+    rows, seconds = [], 0.0
+    for sample in captures:
+        start = time.perf_counter()
+        prediction = BASELINES[name](sample.left[0], sample.right[0])
+        seconds += time.perf_counter() - start
+        target = sample.affine_disparity
+        assert target is not None
+        full = cv2.resize(prediction, target.shape[::-1], interpolation=cv2.INTER_LINEAR)
+        rows.append([metric(full, target, sample.mask) for metric in (ai1, ai2, one_minus_abs_spearman)])
+    return np.array(rows), 1000 * seconds / len(captures)
+
+
+def _sgbm(left: Array, right: Array, pre_filter_cap: int, mode: int) -> Array:
+    size = (left.shape[1] // 4, left.shape[0] // 4)
+    quarter = [cv2.resize(view, size, interpolation=cv2.INTER_AREA) for view in (left, right)]
+    brightest = max(float(view.max()) for view in quarter)
+    left_8bit, right_8bit = (np.rint(view * (255 / brightest)).astype(np.uint8) for view in quarter)
+    matcher = cv2.StereoSGBM.create(
+        minDisparity=-MAX_DISPARITY,
+        numDisparities=2 * MAX_DISPARITY,
+        blockSize=BLOCK,
+        P1=8 * BLOCK**2,
+        P2=32 * BLOCK**2,
+        preFilterCap=pre_filter_cap,
+        mode=mode,
+    )
+    found = matcher.compute(left_8bit, right_8bit).astype(np.float32) / 16
+    return _fill_from_nearest(-found, invalid=found < -MAX_DISPARITY)  # OpenCV has left(x) = right(x - d)
+
+
+def _fill_from_nearest(disparity: Array, invalid: NDArray[np.bool_]) -> Array:
+    """SGBM leaves MAX_DISPARITY columns of either side unmatched; mirrored padding would mirror the disparity there."""
+    _, labels = cv2.distanceTransformWithLabels(
+        invalid.astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    by_label = np.zeros(labels.max() + 1, np.float32)
+    by_label[labels[~invalid]] = disparity[~invalid]
+    filled: Array = by_label[labels]
+    return filled
+
+
+def main() -> None:
+    cv2.setNumThreads(1)
+    captures = Xin2021()
+    for name in BASELINES:
+        rows, milliseconds = score(name, captures)
+        print(f"\n{name}: {milliseconds:.0f} ms\nscene   AI(1)  AI(2)  1-|rho|")
+        for scene, row in zip((*captures.names, "mean"), (*rows, rows.mean(0)), strict=True):
+            print(f"{scene:6}  " + "  ".join(f"{value:.3f}" for value in row))
+
+
+if __name__ == "__main__":
+    main()

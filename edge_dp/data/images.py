@@ -1,0 +1,154 @@
+"""Dual-pixel views from image files, turned into linear light as the sensor profile says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_dp.data.pfm import read_pfm
+from edge_dp.data.sample import Array, DpSample
+from edge_dp.errors import InputError
+from edge_dp.sensors import SensorProfile
+
+_GREEN = 1  # in BGR, BGRA and RGB alike
+_WHAT_TO_DO = {
+    "uint8": "Pass --sensor generic_8bit for tone-mapped files.",
+    "uint16": "Pass --sensor pixel4 for its 16-bit raw, or the path of your own profile.",
+}
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+
+def read_view(path: str | Path, sensor: SensorProfile) -> Array:
+    """One view as it lies in its file, in linear light; without shading gain and rotation, which concern the pair.
+
+    PNG, TIFF, JPEG and PGM hold levels of the sensor: (v - black) / (white - black), clipped at 0, then linearised
+    where the profile says sRGB. A ``.pfm`` holds linear light already. Of colour files the green channel is used, which
+    has twice the samples of the others on the sensor.
+
+    Args:
+        path: the file.
+        sensor: dtype, levels and transfer curve of the files.
+
+    Returns:
+        (H, W) float32, [0, 1].
+
+    Raises:
+        InputError: the file is missing, truncated or no image; its dtype is not the sensor's; its levels lie all at or
+            below black, or somewhere above white; a ``.pfm`` holds NaN, infinity or values outside [0, 1].
+    """
+    is_light = Path(path).suffix.lower() == ".pfm"
+    values = read_pfm(path) if is_light else read_raw(path)
+    green = values if values.ndim == 2 else values[..., _GREEN]
+    if is_light:
+        if not (green.min() >= 0 and green.max() <= 1):  # NaN fails both
+            raise InputError(
+                f"{path}: expected linear light in [0, 1], found {green.min()} to {green.max()}. Mend the values, or "
+                "divide by the white level."
+            )
+        return np.ascontiguousarray(green, dtype=np.float32)
+    _check_levels(path, green, sensor)
+    light = (green.astype(np.float32) - np.float32(sensor.black_level)).clip(0)
+    light /= np.float32(sensor.white_level - sensor.black_level)
+    return srgb_to_linear(light) if sensor.transfer == "srgb" else light
+
+
+def read_pair(left: str | Path, right: str | Path, sensor: SensorProfile) -> DpSample:
+    """Both views as a sample: linear, in true left/right order, shading matched, dual-pixel axis along x.
+
+    Args:
+        left: the file called left; where the profile has ``swap_views`` it holds the right view.
+        right: the file called right.
+        sensor: the profile.
+
+    Returns:
+        A sample of shape (1, H, W), named after the left file. The right view is clipped at 1 after its gain.
+
+    Raises:
+        InputError: as ``read_view``; the views differ in size, are one and the same, or show more than the field over
+            which the profile's ``right_gain`` is known.
+    """
+    views = [read_view(path, sensor) for path in (left, right)]
+    if views[0].shape != views[1].shape:
+        sizes = [f"{view.shape[1]}x{view.shape[0]}" for view in views]
+        raise InputError(f"{right}: expected {sizes[0]} as in {left}, found {sizes[1]}. Pass the views of one capture.")
+    if np.array_equal(views[0], views[1]):
+        raise InputError(f"{right}: expected the other view, found one view twice (same as {left}). Pass both views.")
+    if sensor.swap_views:
+        views.reverse()
+    if sensor.right_gain is not None:
+        height, width = views[1].shape
+        field = sensor.right_gain.field_px
+        if width > field[0] or height > field[1]:
+            raise InputError(
+                f"{right}: expected at most {field[0]}x{field[1]}, where right_gain of sensor {sensor.name} is known, "
+                f"found {width}x{height}. Crop the views to their centre."
+            )
+        views[1] = (views[1] * sensor.right_gain.sample(height, width)).clip(0, 1)
+    planes = [to_sample_orientation(view, sensor)[None] for view in views]
+    return DpSample(left=planes[0], right=planes[1], sensor=sensor, name=Path(left).stem)
+
+
+def to_sample_orientation(array: NDArray[Scalar], sensor: SensorProfile) -> NDArray[Scalar]:
+    """(..., H, W) as in the files -> dual-pixel axis along x. A rotation, so the scene is not mirrored.
+
+    For axis "y" it is a quarter turn counter-clockwise, which takes the top of a file to the left: x then runs as y
+    did, and disparity keeps its sign.
+    """
+    return np.ascontiguousarray(np.rot90(array, 1, (-2, -1))) if sensor.dp_axis == "y" else array
+
+
+def to_sensor_orientation(array: NDArray[Scalar], sensor: SensorProfile) -> NDArray[Scalar]:
+    """Inverse of ``to_sample_orientation``: (..., H, W) of a sample or prediction -> as in the files."""
+    return np.ascontiguousarray(np.rot90(array, -1, (-2, -1))) if sensor.dp_axis == "y" else array
+
+
+def srgb_to_linear(encoded: Array) -> Array:
+    """Turn sRGB values in [0, 1] into linear light in [0, 1]; any shape, float32. Source: IEC 61966-2-1."""
+    return np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4).astype(np.float32)
+
+
+def read_raw(path: str | Path) -> NDArray[Any]:
+    """An image file as stored: (H, W) or (H, W, C) in BGR order, the file's dtype, EXIF orientation left alone.
+
+    Raises:
+        InputError: the file is missing, truncated, or no image that OpenCV reads.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: expected an image file, found: {error.strerror}. Check the path.") from error
+    image: NDArray[Any] | None = None
+    # Older OpenCV fills the missing part of a JPEG with grey: its end marker must come after the last scan.
+    cut_jpeg = data.startswith(b"\xff\xd8") and data.find(b"\xff\xd9", data.rfind(b"\xff\xda")) < 0
+    if data and not cut_jpeg:
+        try:
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        except cv2.error:  # larger than OpenCV's limits
+            image = None
+    if image is None:
+        raise InputError(
+            f"{path}: expected an image (png, tif, jpg, pgm), found {len(data)} bytes that do not decode. The file is "
+            "truncated or of another kind: copy or convert it again."
+        )
+    return image
+
+
+def _check_levels(path: str | Path, green: NDArray[Any], sensor: SensorProfile) -> None:
+    kind = "tone-mapped (sRGB)" if sensor.transfer == "srgb" else "raw"
+    expected = f"{sensor.dtype} {kind} with black level {sensor.black_level:g} (sensor {sensor.name})"
+    if str(green.dtype) != sensor.dtype:
+        advice = _WHAT_TO_DO.get(str(green.dtype), f"Convert it to {sensor.dtype}, or to .pfm of linear light.")
+        raise InputError(f"{path}: expected {expected}, found {green.dtype}. {advice}")
+    if green.max() <= sensor.black_level:
+        raise InputError(
+            f"{path}: expected {expected}, found no value above {green.max()}. The file is black, or of another sensor."
+        )
+    if green.max() > sensor.white_level:
+        raise InputError(
+            f"{path}: expected {expected} and white level {sensor.white_level:g}, found {green.max()}. Pass the "
+            "--sensor that took it."
+        )

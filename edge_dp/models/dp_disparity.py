@@ -1,0 +1,111 @@
+"""dp_disparity: a convolutional student that reads dual-pixel disparity off the two half-aperture views.
+
+A U-Net of dense 3x3 convolutions. Dense rather than depthwise-separable: on phone CPUs in int8 a depthwise layer at high
+resolution reaches a small part of the speed its multiply-adds promise. Nothing but convolution, ReLU, bilinear x2 and
+addition, all of which every engine executes in integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from edge_dp.errors import InputError
+
+OUTPUT_STRIDE = 2
+"""The maps have half the height and width of the views: ground truth through a far coarser grid still scores near zero,
+and the last upsampling to full size would cost a fifth of the network for no detail."""
+
+
+class ConvReLU(nn.Module):
+    """Convolution, batch-norm, ReLU; (N, C_in, H, W) to (N, C_out, H/stride, W/stride). ``fold`` merges the first two."""
+
+    def __init__(self, channels_in: int, channels_out: int, kernel: int = 3, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels_in, channels_out, kernel, stride, padding=kernel // 2, bias=False)
+        self.norm: nn.Module = nn.BatchNorm2d(channels_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.norm(self.conv(x)))
+
+    def fold(self) -> None:
+        """Fold the batch-norm's running statistics into the convolution; the block computes the same in evaluation."""
+        if isinstance(self.norm, nn.BatchNorm2d):
+            self.conv = nn.utils.fuse_conv_bn_eval(self.conv.eval(), self.norm.eval())
+            self.norm = nn.Identity()
+
+
+class Up(nn.Module):
+    """One decoder level: reduce the channels, double the size, add the encoder's features, refine.
+
+    coarse (N, C_coarse, H, W), skip (N, C, 2H, 2W) to (N, C, 2H, 2W).
+    """
+
+    def __init__(self, channels_coarse: int, channels: int) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(channels_coarse, channels, 1)
+        self.refine = ConvReLU(channels, channels)
+
+    def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
+        up = nn.functional.interpolate(self.reduce(coarse), scale_factor=2.0, mode="bilinear", align_corners=False)
+        return self.refine(up + skip)
+
+
+class DpDisparity(nn.Module):
+    """Dual-pixel disparity with confidence.
+
+    Args:
+        widths: channels per encoder level, finest first; level i works at 1 / 2^(i+1) of the input size.
+
+    Input ``views`` (N, 2, H, W): left and right green plane in linear light, [0, 1], exposure-normalised; H and W multiples
+    of 2^len(widths).
+
+    Outputs, both (N, 1, H/2, W/2):
+        disparity: px of the input, left(x) = right(x + d); positive is farther than the focus plane.
+        confidence: affine in the log of the expected absolute error, see ``edge_dp.models.confidence``; 1 is 0.05 px or
+            better, 0 is 5 px; not clamped, so that it needs no operation that engines treat differently.
+    """
+
+    def __init__(self, widths: Sequence[int] = (16, 24, 32, 40, 48)) -> None:
+        super().__init__()
+        self.widths = tuple(widths)
+        fine, *coarser = self.widths
+        levels = [nn.Sequential(ConvReLU(2, fine, kernel=5, stride=2), ConvReLU(fine, fine))]
+        for previous, width in zip(self.widths, coarser, strict=False):
+            levels.append(nn.Sequential(ConvReLU(previous, width, stride=2), ConvReLU(width, width)))
+        self.encoder = nn.ModuleList(levels)
+        self.decoder = nn.ModuleList(
+            Up(coarse, finer) for finer, coarse in reversed(list(zip(self.widths, coarser, strict=False)))
+        )
+        self.disparity = nn.Conv2d(fine, 1, 3, padding=1)
+        self.confidence = nn.Conv2d(fine, 1, 3, padding=1)
+
+    @property
+    def input_multiple(self) -> int:
+        """Height and width of the input must be multiples of this."""
+        return 2 ** len(self.widths)
+
+    def forward(self, views: Tensor) -> tuple[Tensor, Tensor]:
+        features = []
+        x = views
+        for level in self.encoder:
+            x = level(x)
+            features.append(x)
+        x = features.pop()
+        for up in self.decoder:
+            x = up(x, features.pop())
+        return self.disparity(x), self.confidence(x)
+
+    def fold_batch_norm(self) -> None:
+        """Replace every convolution and its batch-norm by one convolution, in place; for evaluation and quantisation."""
+        for module in self.modules():
+            if isinstance(module, ConvReLU):
+                module.fold()
+
+    def check_input_shape(self, shape: Sequence[int]) -> None:
+        """Raise InputError where ``shape`` is not (N, 2, H, W) with H and W multiples of ``input_multiple``."""
+        m = self.input_multiple
+        if len(shape) != 4 or shape[1] != 2 or shape[2] % m or shape[3] % m or min(shape) < 1:
+            raise InputError(f"views: expected shape (N, 2, H, W) with H and W multiples of {m}, found {tuple(shape)}")

@@ -1,0 +1,140 @@
+"""The contract between the runtime and whatever executes an artifact.
+
+An engine is activated once, infers many times and is deactivated; ``with engine:`` does the first and last. Inputs and
+outputs are always float32 arrays in the model's own units, keyed by tensor name: an artifact with integer tensors at its
+border is quantised and dequantised by its engine, with the parameters stored in the artifact.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_dp.errors import EngineError
+from edge_dp.quiet import quiet
+
+Tensors = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """Names and shapes at the border of an artifact, in order. The manifest is their only source."""
+
+    inputs: tuple[tuple[str, tuple[int, ...]], ...]
+    outputs: tuple[tuple[str, tuple[int, ...]], ...]
+
+
+class Engine(ABC):
+    """Executes one artifact. Not thread-safe: one engine object serves one thread at a time.
+
+    Args:
+        artifact: the file, or for Core ML the ``.mlpackage`` folder.
+        signature: names and shapes of the inputs and outputs.
+        threads: CPU threads for one inference, at least 1.
+
+    Subclasses implement ``_activate``, ``_infer`` and ``_deactivate``; the public methods own every check.
+    """
+
+    name: str
+
+    def __init__(self, artifact: Path, signature: Signature, threads: int = 1) -> None:
+        if threads < 1:
+            raise EngineError(f"{artifact}: expected at least 1 thread, found {threads}")
+        self.artifact = artifact
+        self.signature = signature
+        self.threads = threads
+        self._active = False
+
+    @abstractmethod
+    def _activate(self) -> None:
+        """Load the artifact and allocate what inference needs."""
+
+    @abstractmethod
+    def _infer(self, inputs: Tensors) -> list[NDArray[np.float32]]:
+        """Outputs in the order of the signature. ``inputs`` are checked and contiguous."""
+
+    def _deactivate(self) -> None:
+        """Free what ``_activate`` took."""
+
+    def activate(self) -> None:
+        """Load the artifact.
+
+        Raises:
+            EngineError: the engine cannot load it; the message carries the engine's own words.
+        """
+        if not self.artifact.exists():
+            raise EngineError(f"{self.artifact}: no such artifact")
+        try:
+            with quiet():
+                self._activate()
+        except EngineError:
+            raise
+        except Exception as error:  # an engine raises whatever it likes; the caller gets one kind
+            raise EngineError(f"{self.artifact}: {self.name} cannot load it: {_one_line(error)}") from error
+        self._active = True
+
+    def infer(self, inputs: Mapping[str, NDArray[np.float32]]) -> Tensors:
+        """Run once.
+
+        Args:
+            inputs: float32 arrays by name, shaped as in the signature.
+
+        Returns:
+            float32 arrays by name. Fresh arrays: a later call does not overwrite them.
+
+        Raises:
+            EngineError: not active, a missing or surplus input, a wrong shape, or a failure inside the engine.
+        """
+        if not self._active:
+            raise EngineError(f"{self.artifact}: {self.name} is not active; call activate() or use 'with engine:'")
+        checked: Tensors = {}
+        for name, shape in self.signature.inputs:
+            if name not in inputs:
+                raise EngineError(f"{self.artifact}: input {name!r} is missing, found {sorted(inputs)}")
+            array = np.ascontiguousarray(inputs[name], dtype=np.float32)
+            if array.shape != shape:
+                raise EngineError(f"{self.artifact}: input {name!r}: expected shape {shape}, found {array.shape}")
+            checked[name] = array
+        if surplus := sorted(set(inputs) - set(checked)):
+            raise EngineError(f"{self.artifact}: unknown inputs {surplus}, expected {sorted(checked)}")
+        try:
+            outputs = self._infer(checked)
+        except EngineError:
+            raise
+        except Exception as error:
+            raise EngineError(f"{self.artifact}: {self.name} failed while running: {_one_line(error)}") from error
+        if len(outputs) != len(self.signature.outputs):
+            raise EngineError(f"{self.artifact}: expected {len(self.signature.outputs)} outputs, found {len(outputs)}")
+        result: Tensors = {}
+        for (name, shape), output in zip(self.signature.outputs, outputs, strict=True):
+            if output.shape != shape:
+                raise EngineError(f"{self.artifact}: output {name!r}: expected shape {shape}, found {output.shape}")
+            result[name] = output
+        return result
+
+    def deactivate(self) -> None:
+        """Free the engine's resources. Calling it twice does no harm."""
+        if self._active:
+            self._deactivate()
+            self._active = False
+
+    def __enter__(self) -> Self:
+        self.activate()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.deactivate()
+
+
+def _one_line(error: BaseException) -> str:
+    words = " ".join(str(error).split())
+    return words[:300] or type(error).__name__

@@ -1,0 +1,161 @@
+"""Core ML packages: by Apple's runtime on macOS, and by the reference evaluator everywhere."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_dp.errors import EngineError, MissingExtraError
+from edge_dp.runtime.engines.base import Engine, Signature, Tensors
+
+if TYPE_CHECKING:
+    from edge_dp.runtime.engines.mil import MilProgram, TensorType
+
+COMPUTE_UNITS = ("ALL", "CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE")
+
+
+@contextlib.contextmanager
+def quiet_coremltools() -> Iterator[Any]:
+    """Import coremltools and keep it quiet: no log below an error, no progress bar, no warning.
+
+    It announces each import, each untested version of a neighbour and each pass, on loggers and on stderr alike. Both
+    are silenced for the whole process while the block lasts, so keep the block short. Exceptions pass.
+
+    Yields:
+        the coremltools module.
+
+    Raises:
+        MissingExtraError: coremltools is not installed.
+    """
+    disabled = logging.root.manager.disable
+    logging.disable(max(disabled, logging.WARNING))
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            try:
+                import coremltools
+            except ImportError as error:
+                raise MissingExtraError(
+                    f"coremltools cannot be imported ({error}); pip install edge-dp[coreml]"
+                ) from error
+            yield coremltools
+    finally:
+        logging.disable(disabled)
+
+
+class CoreMLEngine(Engine):
+    """Runs a ``.mlpackage`` with Apple's Core ML. macOS only.
+
+    Core ML chooses its own threads: ``threads`` has no effect.
+
+    Args:
+        artifact: the ``.mlpackage`` folder.
+        signature: names and shapes of the inputs and outputs.
+        threads: see above.
+        compute_units: which processors Core ML may use, one of ``COMPUTE_UNITS``. Results differ between them.
+    """
+
+    name = "coreml"
+
+    def __init__(self, artifact: Path, signature: Signature, threads: int = 1, compute_units: str = "ALL") -> None:
+        super().__init__(artifact, signature, threads)
+        if compute_units not in COMPUTE_UNITS:
+            raise EngineError(f"{artifact}: expected compute units {', '.join(COMPUTE_UNITS)}, found {compute_units!r}")
+        self.compute_units = compute_units
+        self._model: Any = None
+
+    def _activate(self) -> None:
+        if platform.system() != "Darwin":
+            raise EngineError(f"{self.artifact}: Core ML exists on macOS only; use the engine coreml-reference here")
+        with quiet_coremltools() as ct:
+            self._model = ct.models.MLModel(str(self.artifact), compute_units=ct.ComputeUnit[self.compute_units])
+
+    def _infer(self, inputs: Tensors) -> list[NDArray[np.float32]]:
+        outputs = self._model.predict(dict(inputs))
+        return [np.array(outputs[name], dtype=np.float32) for name, _ in self.signature.outputs]
+
+    def _deactivate(self) -> None:
+        self._model = None
+
+
+class CoreMLReferenceEngine(Engine):
+    """Reads a ``.mlpackage`` back from disk and evaluates its MIL program, on any machine.
+
+    A reference: it shows that the package says what the model meant, in the arithmetic described at ``MilProgram``. It
+    says nothing about the Neural Engine, nor about how fast or how exactly an iPhone runs the package.
+
+    ``activate`` raises EngineError, naming the package, where a file is missing or damaged, an op has no reference, or
+    inputs and outputs are not those of the signature.
+    """
+
+    name = "coreml-reference"
+
+    def __init__(self, artifact: Path, signature: Signature, threads: int = 1) -> None:
+        super().__init__(artifact, signature, threads)
+        self._program: MilProgram | None = None
+
+    def _activate(self) -> None:
+        program = read_program(self.artifact)
+        self._check_border("inputs", program.inputs, self.signature.inputs)
+        self._check_border("outputs", program.outputs, self.signature.outputs)
+        self._program = program
+
+    def _check_border(
+        self, side: str, found: dict[str, TensorType], promised: tuple[tuple[str, tuple[int, ...]], ...]
+    ) -> None:
+        shapes = {name: kind.shape for name, kind in found.items()}
+        if shapes != dict(promised):
+            raise EngineError(f"{self.artifact}: expected {side} {dict(promised)}, found {shapes} in the package")
+
+    def _infer(self, inputs: Tensors) -> list[NDArray[np.float32]]:
+        import torch
+
+        assert self._program is not None  # the base class runs active engines only
+        threads = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            outputs = self._program.run(inputs)
+        finally:
+            torch.set_num_threads(threads)
+        return [outputs[name] for name, _ in self.signature.outputs]
+
+    def _deactivate(self) -> None:
+        self._program = None
+
+
+def read_program(package: Path) -> MilProgram:
+    """The ``main`` function of a saved package, its constants unpacked.
+
+    Args:
+        package: a ``.mlpackage`` folder holding an ML program.
+
+    Raises:
+        EngineError: the package is damaged, incomplete, not an ML program, or says what has no reference here.
+        MissingExtraError: coremltools or torch is not installed.
+    """
+    with quiet_coremltools() as ct:
+        from coremltools.converters.mil.frontend.milproto.load import load
+
+        from edge_dp.runtime.engines.mil import MilProgram
+
+        try:
+            model = ct.models.MLModel(str(package), skip_model_load=True)
+            spec = model.get_spec()
+            program = load(
+                spec, specification_version=spec.specificationVersion, file_weights_dir=model.weights_dir or ""
+            )
+            function = program.functions["main"]
+        except Exception as error:  # coremltools, protobuf and the weight reader each raise their own kinds
+            words = " ".join(str(error).split())[:300] or type(error).__name__
+            raise EngineError(
+                f"{package}: no readable ML program: damaged, incomplete or newer than coremltools "
+                f"{ct.__version__} ({words})"
+            ) from error
+        return MilProgram(function, str(package))

@@ -1,0 +1,90 @@
+"""The report: what a validation run measured, as data. JSON is made from it, and from the JSON the page."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_dp.config import from_mapping
+from edge_dp.errors import SchemaError
+from edge_dp.files import json_dump, json_load
+from edge_dp.runtime.latency import Latency
+from edge_dp.runtime.parity import ErrorStatistics, Threshold, failures
+
+SCHEMA = 1
+REPORT = "report.json"
+PAGE = "report.html"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One artifact on one engine.
+
+    error: why it could not be run, else null. statistics: by output name. latency: null for an engine whose speed says
+    nothing. pictures: file by what it shows (``disparity``, ``error``), relative to the report.
+    """
+
+    artifact: str
+    format: str
+    precision: str
+    engine: str
+    size_bytes: int
+    reference: str
+    error: str | None
+    statistics: dict[str, ErrorStatistics]
+    latency: Latency | None
+    pictures: dict[str, str]
+    kernels_integer: dict[str, int]
+    kernels_floating: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One run of ``edge-dp validate``.
+
+    pictures: of the shared example: ``left``, ``right``, ``disparity_float``, ``disparity_quantised``, ``confidence_float``.
+    """
+
+    schema: int
+    model: str
+    parameters: int
+    created: str
+    host: dict[str, str]
+    versions: dict[str, str]
+    units: dict[str, str]
+    thresholds: dict[str, Threshold]
+    rows: tuple[Row, ...]
+    pictures: dict[str, str]
+    training: dict[str, Any]
+
+    def missed(self, row: Row) -> list[str]:
+        """What ``row`` misses under this report's thresholds, in words; empty where it passes."""
+        if row.error is not None:
+            return [row.error]
+        threshold = self.thresholds[row.precision]
+        return [text for name, statistics in row.statistics.items() for text in failures(name, statistics, threshold)]
+
+    @property
+    def passed(self) -> bool:
+        """Every row ran and reached its thresholds."""
+        return bool(self.rows) and not any(self.missed(row) for row in self.rows)
+
+
+def write_report(report: Report, folder: Path) -> Path:
+    """Write ``report.json`` into ``folder``."""
+    json_dump(dataclasses.asdict(report), folder / REPORT)
+    return folder / REPORT
+
+
+def read_report(path: Path) -> Report:
+    """Read a report.
+
+    Raises:
+        InputError: there is none. SchemaError: a field is wrong, or a newer edge_dp wrote it.
+    """
+    data = json_load(path)
+    if isinstance(data.get("schema"), int) and data["schema"] > SCHEMA:
+        raise SchemaError(f"{path}: schema {data['schema']} is newer than this edge_dp reads ({SCHEMA}); upgrade edge-dp")
+    return from_mapping(Report, data, str(path), strict=False)

@@ -1,0 +1,611 @@
+"""Every MIL op against torch in float64 or the specification's own examples, through a package written to disk."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+if any(importlib.util.find_spec(module) is None for module in ("coremltools", "torch")):
+    pytest.skip("needs the coreml extra", allow_module_level=True)
+
+import torch
+from torch.nn import functional as F  # noqa: N812
+
+from edge_dp.errors import EngineError
+from edge_dp.runtime.engines.coreml import quiet_coremltools, read_program
+from edge_dp.runtime.engines.mil import OPS, mil_op
+
+with quiet_coremltools() as ct:
+    from coremltools.converters.mil import Builder as mb  # noqa: N813
+    from coremltools.converters.mil.mil import types
+
+Oracle = Callable[..., torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The float type of a whole program."""
+
+    numpy: Any
+    mil: Any
+
+    def const(self, value: Any) -> Any:
+        """A parameter as the program holds it: floats in its float type, anything else as it is."""
+        floating = isinstance(value, float) or (isinstance(value, np.ndarray) and value.dtype.kind == "f")
+        return np.asarray(value).astype(self.numpy)[()] if floating else value
+
+    def exact(self, value: Any) -> Any:
+        """The same parameter for the oracle: what the program holds, as float64."""
+        held = self.const(value)
+        return torch.tensor(np.asarray(held, np.float64)) if isinstance(held, np.floating | np.ndarray) else held
+
+    def allowed_error(self, expected: np.ndarray) -> np.ndarray:
+        """1e-6 of the range for float32; for float16 half a step between halves besides."""
+        error = np.full(expected.shape, 1e-6 * max(1.0, np.abs(expected).max()))
+        return error + np.spacing(np.abs(expected).astype(np.float16)) / 2 if self.numpy is np.float16 else error
+
+
+FP32 = Precision(np.float32, types.fp32)
+FP16 = Precision(np.float16, types.fp16)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One op of one varying tensor x; ``oracle(x)``, or ``oracle(x, parameters)``, computes the same in float64."""
+
+    op: str
+    shape: tuple[int, ...]
+    parameters: dict[str, Any]
+    oracle: Oracle
+    low: float = -2.0
+    operand: str = "x"
+
+    def written(self, x: Any, precision: Precision) -> Any:
+        constants = {name: precision.const(value) for name, value in self.parameters.items()}
+        found = getattr(mb, self.op)(**{self.operand: x}, **constants)
+        return found[0] if isinstance(found, (list, tuple)) else found
+
+
+def unary(op: str, oracle: Oracle, low: float = -2.0, shape: tuple[int, ...] = (2, 4, 7, 5), **parameters: Any) -> Case:
+    return Case(op, shape, parameters, lambda x, p: oracle(x), low)
+
+
+def save(folder: Path, shape: tuple[int, ...], build: Any, precision: Precision = FP32, target: Any = None) -> Path:
+    """A package whose program is ``out = build(x)``, exactly as written: no pass of the converter runs."""
+    target = target or ct.target.iOS17
+    with quiet_coremltools():
+
+        @mb.program(input_specs=[mb.TensorSpec(shape, dtype=precision.mil)], opset_version=target)
+        def program(x):
+            return mb.identity(x=build(x), name="out")
+
+        model = ct.convert(
+            program,
+            source="milinternal",
+            convert_to="mlprogram",
+            minimum_deployment_target=target,
+            pass_pipeline=ct.PassPipeline.EMPTY,
+            skip_model_load=True,
+        )
+        package = folder / "case.mlpackage"
+        model.save(str(package))
+    return package
+
+
+def evaluate(folder: Path, x: Any, build: Any, precision: Precision = FP32, target: Any = None) -> Any:
+    """``build(x)``, written to a package in ``folder``, read back and evaluated."""
+    x = np.asarray(x, dtype=np.float32)
+    return read_program(save(folder, x.shape, build, precision, target)).run({"x": x})["out"]
+
+
+def sample(*shape: int, low: float = -2.0, seed: int = 0) -> Any:
+    return np.random.default_rng(seed).uniform(low, 2.0, shape).astype(np.float32)
+
+
+W, WD, WT = sample(6, 4, 3, 3, seed=1), sample(8, 1, 3, 3, seed=2), sample(4, 3, 3, 3, seed=3)
+B3, B6, V4, ROWS = sample(3, seed=4), sample(6, seed=5), sample(4, low=0.1, seed=6), sample(7, 1, seed=7)
+IMAGE = (1, 4, 7, 8)
+
+CONVOLUTION = [
+    Case(
+        "conv",
+        IMAGE,
+        {"weight": W, "bias": B6, "strides": [2, 1], "dilations": [1, 2], "pad_type": "custom", "pad": [1] * 4},
+        lambda x, p: F.conv2d(x, p.weight, p.bias, (2, 1), 1, (1, 2)),
+    ),
+    Case(
+        "conv",
+        IMAGE,
+        {"weight": W, "pad_type": "custom", "pad": [2, 0, 0, 1]},
+        lambda x, p: F.conv2d(F.pad(x, (0, 1, 2, 0)), p.weight),
+    ),
+    Case(  # the odd column goes to the end
+        "conv",
+        IMAGE,
+        {"weight": W, "strides": [2, 2], "pad_type": "same"},
+        lambda x, p: F.conv2d(F.pad(x, (0, 1, 1, 1)), p.weight, stride=2),
+    ),
+    Case(  # and here to the start
+        "conv",
+        IMAGE,
+        {"weight": W, "strides": [2, 2], "pad_type": "same_lower"},
+        lambda x, p: F.conv2d(F.pad(x, (1, 0, 1, 1)), p.weight, stride=2),
+    ),
+    Case(
+        "conv",
+        (1, 8, 6, 5),
+        {"weight": WD, "groups": 8, "pad_type": "valid"},
+        lambda x, p: F.conv2d(x, p.weight, groups=8),
+    ),
+    Case("conv", (2, 4, 9), {"weight": W[:, :, 0], "pad_type": "valid"}, lambda x, p: F.conv1d(x, p.weight)),
+    Case(
+        "conv",
+        (1, 4, 5, 6, 7),
+        {"weight": W[..., None, :], "pad_type": "valid"},
+        lambda x, p: F.conv3d(x, p.weight),
+    ),
+    Case(
+        "conv_transpose",
+        IMAGE,
+        {"weight": WT, "bias": B3, "strides": [2, 3], "dilations": [2, 1], "pad_type": "valid"},
+        lambda x, p: F.conv_transpose2d(x, p.weight, p.bias, (2, 3), dilation=(2, 1)),
+    ),
+    Case(
+        "conv_transpose",
+        IMAGE,
+        {"weight": WT, "strides": [2, 2], "pad_type": "custom", "pad": [1, 0, 0, 2]},
+        lambda x, p: F.conv_transpose2d(x, p.weight, stride=2)[:, :, 1:, :-2],
+    ),
+    Case(  # longer than the kernel reaches
+        "conv_transpose",
+        IMAGE,
+        {"weight": WT, "bias": B3, "strides": [2, 2], "pad_type": "valid", "output_shape": [1, 3, 16, 18]},
+        lambda x, p: F.conv_transpose2d(x, p.weight, p.bias, 2, output_padding=1),
+    ),
+    Case(
+        "conv_transpose",
+        IMAGE,
+        {"weight": WT, "strides": [2, 2], "groups": 2, "pad_type": "same"},
+        lambda x, p: F.conv_transpose2d(x, p.weight, stride=2, groups=2)[:, :, :-1, :-1],
+    ),
+    Case(  # the kernel is smaller than the stride
+        "conv_transpose",
+        IMAGE,
+        {"weight": WT, "bias": B3, "strides": [5, 5], "pad_type": "same"},
+        lambda x, p: F.conv_transpose2d(x, p.weight, p.bias, 5, output_padding=2),
+    ),
+    Case("linear", (3, 5), {"weight": sample(6, 5), "bias": B6}, lambda x, p: F.linear(x, p.weight, p.bias)),
+    Case("matmul", (2, 3, 7), {"y": ROWS}, lambda x, p: x @ p.y),
+    Case("matmul", (2, 7, 3), {"y": ROWS.T, "transpose_x": True, "transpose_y": True}, lambda x, p: x.mT @ p.y.mT),
+]
+
+ELEMENTWISE = [
+    unary("relu", F.relu),
+    unary("relu6", F.relu6, -9.0),
+    unary("clip", lambda x: x.clamp(-0.5, 1.25), alpha=-0.5, beta=1.25),
+    unary("clamped_relu", lambda x: torch.where(x >= 0, x, 0.25 * x).clamp(max=1.5), alpha=0.25, beta=1.5),
+    unary("leaky_relu", lambda x: F.leaky_relu(x, 0.125), alpha=0.125),
+    unary("elu", lambda x: F.elu(x, 0.5), alpha=0.5),
+    unary("gelu", F.gelu, mode="EXACT"),
+    unary("gelu", lambda x: F.gelu(x, approximate="tanh"), mode="TANH_APPROXIMATION"),
+    unary("gelu", lambda x: x * torch.sigmoid(1.702 * x), mode="SIGMOID_APPROXIMATION"),
+    unary("sigmoid", torch.sigmoid, -30.0),
+    unary("sigmoid_hard", lambda x: (0.25 * x + 0.5).clamp(0, 1), -4.0, alpha=0.25, beta=0.5),
+    unary("silu", F.silu),
+    unary("softplus", F.softplus, -30.0),
+    unary("tanh", torch.tanh),
+    unary("exp", torch.exp),
+    unary("log", torch.log, 0.1),
+    unary("sqrt", torch.sqrt, 0.1),
+    unary("rsqrt", torch.rsqrt, 0.1),
+    unary("square", torch.square),
+    unary("abs", torch.abs),
+    unary("floor", torch.floor),
+    unary("round", torch.round),
+    Case("prelu", IMAGE, {"alpha": V4}, lambda x, p: F.prelu(x, p.alpha)),
+    Case("add", IMAGE, {"y": 0.3}, lambda x, p: x + p.y),
+    Case("add", IMAGE, {"y": ROWS}, lambda x, p: x + p.y),
+    Case("sub", IMAGE, {"x": 1.0}, lambda y, p: 1.0 - y, operand="y"),
+    Case("mul", IMAGE, {"y": ROWS}, lambda x, p: x * p.y),
+    Case("real_div", IMAGE, {"x": 3.0}, lambda y, p: 3.0 / y, low=0.5, operand="y"),
+    Case("pow", IMAGE, {"y": 3.0}, lambda x, p: x**3),
+    Case("maximum", IMAGE, {"y": 0.5}, lambda x, p: x.clamp(min=0.5)),
+    Case("minimum", IMAGE, {"y": 0.5}, lambda x, p: x.clamp(max=0.5)),
+]
+
+REDUCTION = [
+    unary("softmax", lambda x: x.softmax(1), axis=1),
+    unary("reduce_mean", lambda x: x.mean((2, 3), keepdim=True), axes=[2, 3], keep_dims=True),
+    unary("reduce_mean", lambda x: x.mean((0, 1, 2, 3), keepdim=True), keep_dims=True),
+    unary("reduce_sum", lambda x: x.sum(-1), axes=[-1]),
+    unary("reduce_max", lambda x: x.amax(1, keepdim=True), axes=[1], keep_dims=True),
+    unary("reduce_min", lambda x: x.amin((0, 2)), axes=[0, 2]),
+    unary("instance_norm", lambda x: F.instance_norm(x, eps=2.0**-10), epsilon=2.0**-10),
+    unary("layer_norm", lambda x: F.layer_norm(x, (7, 5), eps=2.0**-10), axes=[2, 3], epsilon=2.0**-10),
+    Case(
+        "layer_norm",
+        IMAGE,
+        {"axes": [1], "gamma": V4, "beta": -V4, "epsilon": 0.5},
+        lambda x, p: F.layer_norm(x.movedim(1, -1), (4,), p.gamma, p.beta, 0.5).movedim(-1, 1),
+    ),
+    Case(
+        "batch_norm",
+        IMAGE,
+        {"mean": V4, "variance": V4, "gamma": -V4, "beta": 2 * V4, "epsilon": 0.5},
+        lambda x, p: F.batch_norm(x, p.mean, p.variance, p.gamma, p.beta, eps=0.5),
+    ),
+]
+
+
+def pool(op: str, oracle: Oracle, k: list[int], pad: list[int] | str = "valid", **more: Any) -> Case:
+    border = {"pad_type": pad} if isinstance(pad, str) else {"pad_type": "custom", "pad": pad}
+    return Case(op, IMAGE, {"kernel_sizes": k, "strides": [2, 2], **border, **more}, lambda x, p: oracle(x))
+
+
+POOLING = [
+    pool("max_pool", lambda x: F.max_pool2d(x, (3, 2), 2, (1, 0)), [3, 2], [1, 1, 0, 0]),
+    pool("max_pool", lambda x: F.max_pool2d(F.pad(x, (0, 1), value=-9.0), 3, 2), [3, 3], [0, 0, 0, 1]),
+    pool("max_pool", lambda x: F.max_pool2d(x, 2, 2, ceil_mode=True), [2, 2], ceil_mode=True),
+    pool("avg_pool", lambda x: F.avg_pool2d(x, 3, 2, 1), [3, 3], [1] * 4),
+    pool("avg_pool", lambda x: F.avg_pool2d(F.pad(x, (0, 1)), 3, 2), [3, 3], [0, 0, 0, 1]),
+    pool(
+        "avg_pool",
+        lambda x: F.avg_pool2d(x, 3, 2, 1, count_include_pad=False),
+        [3, 3],
+        [1] * 4,
+        exclude_padding_from_average=True,
+    ),
+    pool(  # 7 rows make 4 windows: the last holds one row of x
+        "avg_pool",
+        lambda x: F.avg_pool2d(torch.cat([x, x[:, :, -1:]], 2), 2),
+        [2, 2],
+        "same",
+        exclude_padding_from_average=True,
+    ),
+    pool("avg_pool", lambda x: F.avg_pool2d(x, 2, 2, ceil_mode=True), [2, 2], ceil_mode=True),
+]
+
+
+def layout(op: str, oracle: Oracle, shape: tuple[int, ...] = IMAGE, **parameters: Any) -> Case:
+    return unary(op, oracle, shape=shape, **parameters)
+
+
+NO = [False] * 3
+LAYOUT = [
+    Case("reshape", IMAGE, {"shape": [0, -1, 8, 1]}, lambda x, p: x.reshape(1, 28, 8, 1)),
+    layout("transpose", lambda x: x.permute(2, 0, 3, 1), perm=[2, 0, 3, 1]),
+    layout("expand_dims", lambda x: x[None, ..., None], (2, 3), axes=[0, -1]),
+    layout("squeeze", lambda x: x[0, :, 0], (1, 4, 1, 8), axes=[0, -2]),
+    layout(
+        "slice_by_index",
+        lambda x: x[:, 1:3, :-1, ::2],
+        **{"begin": [0, 1, 0, 0], "end": [1, 3, -1, 8], "stride": [1, 1, 1, 2]},
+    ),
+    layout(  # an index, a negative stride and masks
+        "slice_by_index",
+        lambda x: x[0, :, 2:].flip(-1)[..., ::3],
+        **{"begin": [-1, 3, 2, 0], "end": [0, 0, 0, 0], "stride": [1, 1, 1, -3], "squeeze_mask": [True, *NO]},
+        **{"begin_mask": [False, True, False, True], "end_mask": [False, True, True, True]},
+    ),
+    layout("slice_by_size", lambda x: x[:, 1:3, 2:, 4:6], begin=[0, 1, 2, 4], size=[1, 2, -1, 2]),
+    layout("crop", lambda x: x[..., 1:5, :7], crop_height=[1, 2], crop_width=[0, 1]),
+    layout("pad", lambda x: F.pad(x, (1, 2, 0, 3), value=0.5), pad=[0, 3, 1, 2], constant_val=0.5),
+    layout("pad", lambda x: F.pad(x, (1, 2, 0, 3), mode="reflect"), pad=[0, 3, 1, 2], mode="reflect"),
+    layout("pad", lambda x: F.pad(x, (1, 2, 0, 3), mode="replicate"), pad=[0, 3, 1, 2], mode="replicate"),
+    layout("tile", lambda x: x.repeat(1, 2, 1, 3), reps=[1, 2, 1, 3]),
+    layout("split", lambda x: x[:, :3], split_sizes=[3, 1], axis=1),
+    layout("split", lambda x: x[:, :2], num_splits=2, axis=1),
+    layout("pixel_shuffle", lambda x: F.pixel_shuffle(x, 2), upscale_factor=2),
+    layout("pixel_unshuffle", lambda x: F.pixel_unshuffle(x, 2), (1, 2, 4, 6), downscale_factor=np.uint32(2)),
+]
+
+RESAMPLING = [
+    layout(
+        "upsample_nearest_neighbor",
+        lambda x: x.repeat_interleave(2, 2).repeat_interleave(3, 3),
+        **{"scale_factor_height": 2, "scale_factor_width": 3},
+    ),
+    layout(
+        "resize_nearest_neighbor",
+        lambda x: F.interpolate(x, (5, 13)),
+        **{"target_size_height": 5, "target_size_width": 13},
+    ),
+    layout(
+        "upsample_bilinear",
+        lambda x: F.interpolate(x, scale_factor=(2, 3), mode="bilinear"),
+        **{"scale_factor_height": 2, "scale_factor_width": 3, "align_corners": False},
+    ),
+    layout(
+        "upsample_bilinear",
+        lambda x: F.interpolate(x, scale_factor=(2, 3), mode="bilinear", align_corners=True),
+        (4, 7, 8),
+        **{"scale_factor_height": 2, "scale_factor_width": 3},
+    ),
+    layout(
+        "resize_bilinear",
+        lambda x: F.interpolate(x, (5, 13), mode="bilinear"),
+        **{"target_size_height": 5, "target_size_width": 13, "sampling_mode": "UNALIGN_CORNERS"},
+    ),
+    layout(
+        "resize",
+        lambda x: F.interpolate(x, (7, 12), mode="bilinear"),
+        **{"shape": [0, 12], "resized_dims": np.uint32(2), "sampling_mode": "UNALIGN_CORNERS"},
+    ),
+    layout(
+        "resize",
+        lambda x: F.interpolate(x, (7, 12)),
+        **{"shape": [12], "resized_dims": np.uint32(1), "interpolation_mode": "NEAREST_NEIGHBOR"},
+    ),
+]
+
+CASES = [*CONVOLUTION, *ELEMENTWISE, *REDUCTION, *POOLING, *LAYOUT, *RESAMPLING]
+
+
+@pytest.mark.parametrize("precision", [FP32, FP16], ids=["fp32", "fp16"])
+@pytest.mark.parametrize("case", CASES, ids=[f"{case.op}-{index}" for index, case in enumerate(CASES)])
+def test_op_matches_torch(case: Case, precision: Precision, tmp_path: Path) -> None:
+    x = sample(*case.shape, low=case.low)
+    package = save(tmp_path, case.shape, lambda v: case.written(v, precision), precision)
+    program = read_program(package)
+    assert case.op in program.op_types
+    assert {kind.dtype for kind in (*program.inputs.values(), *program.outputs.values())} == {precision.mil.__name__}
+    exact = SimpleNamespace(**{name: precision.exact(value) for name, value in case.parameters.items()})
+    expected = case.oracle(precision.exact(x), exact).numpy()
+    found = program.run({"x": x})["out"]
+    assert found.shape == expected.shape
+    assert np.all(np.abs(found - expected) <= precision.allowed_error(expected))
+
+
+def test_concat_and_stack_keep_their_order(tmp_path: Path) -> None:
+    x = sample(2, 3)
+
+    def build(v: Any) -> Any:
+        w = mb.mul(x=v, y=np.float32(-1))
+        joined = mb.concat(values=(v, w), axis=1)  # (2, 6)
+        mixed = mb.concat(values=(v, w), axis=-1, interleave=True)  # (2, 6)
+        return mb.stack(values=(joined, mixed), axis=1)  # (2, 2, 6)
+
+    joined = np.concatenate([x, -x], 1)
+    mixed = np.stack([x[:, 0], -x[:, 0], x[:, 1], -x[:, 1], x[:, 2], -x[:, 2]], 1)
+    assert np.array_equal(evaluate(tmp_path, x, build), np.stack([joined, mixed], 1))
+
+
+def test_depth_to_space_puts_the_block_first(tmp_path: Path) -> None:
+    """TensorFlow's own example: four channels of one pixel become one 2 x 2 block per output channel."""
+    x = np.arange(1, 13).reshape(1, 12, 1, 1)  # block (i, j), then output channel
+    spread = evaluate(tmp_path, x, lambda v: mb.depth_to_space(x=v, block_size=2))
+    assert np.array_equal(spread[0], [[[1, 4], [7, 10]], [[2, 5], [8, 11]], [[3, 6], [9, 12]]])
+    assert np.array_equal(evaluate(tmp_path, spread, lambda v: mb.space_to_depth(x=v, block_size=2)), x)
+
+
+@pytest.mark.parametrize(
+    ("mode", "count", "points"),
+    [
+        ("UNALIGN_CORNERS", 5, [0.0, 0.1, 0.5, 0.9, 1.0]),
+        ("UNALIGN_CORNERS", 6, [0.0, 0.0, 1 / 3, 2 / 3, 1.0, 1.0]),
+        ("STRICT_ALIGN_CORNERS", 5, [0.0, 0.25, 0.5, 0.75, 1.0]),
+        ("ALIGN_CORNERS", 6, [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]),
+        ("ALIGN_CORNERS", 1, [0.5]),
+        ("STRICT_ALIGN_CORNERS", 1, [0.0]),
+        ("DEFAULT", 5, [0.0, 0.4, 0.8, 1.0, 1.0]),
+        ("DEFAULT", 6, [0.0, 1 / 3, 2 / 3, 1.0, 1.0, 1.0]),
+        ("OFFSET_CORNERS", 5, [0.1, 0.3, 0.5, 0.7, 0.9]),
+        ("OFFSET_CORNERS", 6, [1 / 12, 0.25, 5 / 12, 7 / 12, 0.75, 11 / 12]),
+    ],
+)
+def test_resize_bilinear_samples_where_the_specification_says(
+    mode: str, count: int, points: list[float], tmp_path: Path
+):
+    """Over the elements 0 and 1 the value is the sample point; the points are those of the MIL documentation."""
+
+    def build(v: Any) -> Any:
+        return mb.resize_bilinear(x=v, target_size_height=count, target_size_width=count, sampling_mode=mode)
+
+    ramp = np.array([[[[0.0, 2.0], [1.0, 3.0]]]])  # row + 2 column
+    expected = np.add.outer(points, 2 * np.asarray(points))
+    assert np.allclose(evaluate(tmp_path, ramp, build)[0, 0], expected, atol=1e-6)
+
+
+def test_upsample_bilinear_without_half_pixel_centres(tmp_path: Path) -> None:
+    def build(v: Any) -> Any:
+        return mb.upsample_bilinear(x=v, scale_factor_width=2, align_corners=False, half_pixel_centers=False)
+
+    assert np.allclose(evaluate(tmp_path, [[[[0.0, 1.0, 2.0]]]], build), [0, 0.5, 1, 1.5, 2, 2], atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", [FP32, FP16], ids=["fp32", "fp16"])
+def test_quantize_rounds_halves_to_even_then_shifts_then_clamps(precision: Precision, tmp_path: Path) -> None:
+    x = [[-1000.0, -1.25, -0.75, -0.25, 0.25, 0.75, 1.25, 0.375, 1000.0]]  # -2.5 -1.5 -0.5 0.5 1.5 2.5 0.75
+    rounded = np.array([[-2, -2, 0, 0, 2, 2, 1]])
+    half = precision.numpy(0.5)
+
+    def signed(v: Any) -> Any:
+        q = mb.quantize(input=v, scale=half, zero_point=np.int8(-3), output_dtype="int8")
+        return mb.cast(x=q, dtype=precision.mil.__name__)
+
+    found = evaluate(tmp_path, x, signed, precision)
+    assert np.array_equal(found, np.hstack([[[-128]], rounded - 3, [[127]]]))
+
+    def unsigned(v: Any) -> Any:
+        return mb.cast(x=mb.quantize(input=v, scale=half, output_dtype="uint8"), dtype=precision.mil.__name__)
+
+    found = evaluate(tmp_path, x, unsigned, precision)
+    assert np.array_equal(found, np.hstack([[[0]], rounded.clip(0), [[255]]]))
+
+
+def test_quantize_and_dequantize_along_an_axis(tmp_path: Path) -> None:
+    x, scale, zero = sample(2, 3, 5), np.float32([0.5, 0.01, 0.1]), np.int8([0, 7, -128])
+
+    def build(v: Any) -> Any:
+        q = mb.quantize(input=v, scale=scale, zero_point=zero, axis=1, output_dtype="int8")
+        return mb.dequantize(input=q, scale=scale, zero_point=zero, axis=-2)
+
+    steps = np.clip(np.rint(x / scale[:, None]) + zero[:, None], -128, 127)
+    assert np.allclose(evaluate(tmp_path, x, build), (steps - zero[:, None]) * scale[:, None], atol=1e-6)
+
+
+def test_weights_dequantised_when_loading(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    data, scale, zero = rng.integers(-127, 128, (4, 6), np.int8), np.float32([0.5, 1, 2, 4]), np.int8([0, 3, -5, 100])
+
+    def build(v: Any) -> Any:
+        w = mb.constexpr_affine_dequantize(quantized_data=data, scale=scale, zero_point=zero, axis=np.int32(0))
+        return mb.add(x=v, y=w)
+
+    expected = (data.astype(np.float32) - zero[:, None]) * scale[:, None]
+    assert np.array_equal(evaluate(tmp_path, np.zeros((4, 6)), build), expected)
+    assert read_program(tmp_path / "case.mlpackage").op_types == ("add", "identity")
+
+
+def test_weights_scaled_by_block(tmp_path: Path) -> None:
+    data, scale, offset = (
+        np.arange(8, dtype=np.int8).reshape(2, 4),
+        np.float32([[1, 10], [2, 20]]),
+        np.int8([[0, 1]] * 2),
+    )
+
+    def build(v: Any) -> Any:
+        return mb.add(x=v, y=mb.constexpr_blockwise_shift_scale(data=data, scale=scale, offset=offset))
+
+    expected = [[0, 1, 10, 20], [8, 10, 100, 120]]
+    assert np.array_equal(evaluate(tmp_path, np.zeros((2, 4)), build, target=ct.target.iOS18), expected)
+
+
+def test_weights_looked_up_in_packed_palette(tmp_path: Path) -> None:
+    """The specification's example of packing: elements 0, 3, 2, 1 in the first byte, the fifth in the next."""
+    indices, lut = np.uint8([0b01101100, 0b00000011]), np.float32([0.0, 1.5, -2.0, 8.0])
+
+    def build(v: Any) -> Any:
+        return mb.add(x=v, y=mb.constexpr_lut_to_dense(indices=indices, lut=lut, shape=np.uint32([5])))
+
+    assert np.array_equal(evaluate(tmp_path, np.zeros(5), build), [0.0, 8.0, -2.0, 1.5, 8.0])
+
+
+A, C = (1.0, 2.0, 3.0), (10.0, 20.0, 30.0)
+
+
+@pytest.mark.parametrize(
+    ("bits", "indices", "lut", "axis", "expected"),
+    [
+        (
+            types.np_uint2_dtype,
+            [[2, 3], [3, 0], [1, 0], [3, 0], [2, 1], [0, 3]],
+            np.float32([1, 5, 9, 13, 2, 10, 18, 26]).reshape(2, 1, 4, 1),
+            None,
+            [[9, 13], [13, 1], [5, 1], [26, 2], [18, 10], [2, 26]],
+        ),
+        (
+            types.np_uint1_dtype,
+            [[0, 0], [1, 0]],
+            np.float32([A, C]).reshape(1, 1, 2, 3),
+            0,
+            [[1, 1], [2, 2], [3, 3], [10, 1], [20, 2], [30, 3]],
+        ),
+        (
+            types.np_uint1_dtype,
+            [[0, 0], [1, 0]],
+            np.float32([A, C]).reshape(1, 1, 2, 3),
+            -1,
+            [[*A, *A], [*C, *A]],
+        ),
+    ],
+    ids=["two tables", "vectors down", "vectors across"],
+)
+def test_weights_looked_up_in_tables(
+    bits: Any, indices: Any, lut: Any, axis: Any, expected: Any, tmp_path: Path
+) -> None:
+    """The cases of the specification of iOS 18."""
+
+    def build(v: Any) -> Any:
+        return mb.add(
+            x=v, y=mb.constexpr_lut_to_dense(indices=np.array(indices).astype(bits), lut=lut, vector_axis=axis)
+        )
+
+    assert np.array_equal(evaluate(tmp_path, np.zeros(np.shape(expected)), build, target=ct.target.iOS18), expected)
+
+
+def test_half_overflows_to_infinity(tmp_path: Path) -> None:
+    def build(v: Any) -> Any:
+        return mb.mul(x=v, y=np.float16(2))
+
+    assert evaluate(tmp_path, [[40000.0, 30000.0]], build, FP16).tolist() == [[np.inf, 60000.0]]
+
+
+def test_half_is_rounded_between_ops_and_not_inside_them(tmp_path: Path) -> None:
+    def one_and_back(v: Any) -> Any:
+        return mb.sub(x=mb.add(x=v, y=np.float16(1)), y=np.float16(1))
+
+    assert evaluate(tmp_path, [[1e-4, 2.0**-10]], one_and_back, FP16).tolist() == [[0.0, 2.0**-10]]
+
+    def total(v: Any) -> Any:
+        return mb.reduce_sum(x=v, axes=[1])
+
+    assert evaluate(tmp_path, np.ones((1, 4000)), total, FP16).tolist() == [4000.0]  # a sum in halves stays at 2048
+
+
+def test_casts(tmp_path: Path) -> None:
+    def build(v: Any) -> Any:
+        whole = mb.cast(x=mb.cast(x=v, dtype="int32"), dtype="fp32")
+        half = mb.cast(x=mb.cast(x=v, dtype="fp16"), dtype="fp32")
+        truth = mb.cast(x=mb.cast(x=v, dtype="bool"), dtype="fp32")
+        return mb.stack(values=(whole, half, truth), axis=0)
+
+    found = evaluate(tmp_path, [-2.75, 0.0, 1.0 + 2.0**-11], build)
+    assert found.tolist() == [[-2, 0, 1], [-2.75, 0, 1], [1, 0, 1]]
+
+
+def test_an_output_is_never_a_view_of_the_input(tmp_path: Path) -> None:
+    program = read_program(save(tmp_path, (2, 3), lambda v: v))
+    x = np.ones((2, 3), np.float32)
+    x.flags.writeable = False
+    found = program.run({"x": x})["out"]
+    found += 1
+    assert x.max() == 1
+
+
+def test_unknown_op_is_named_with_its_output(tmp_path: Path) -> None:
+    package = save(tmp_path, (2, 3), lambda v: mb.cumsum(x=v, axis=1, name="running_total"))
+    with pytest.raises(EngineError, match=r"case\.mlpackage: MIL op 'cumsum' with output 'running_total'"):
+        read_program(package)
+
+
+def test_an_op_that_fails_is_named_with_its_output(tmp_path: Path) -> None:
+    def build(v: Any) -> Any:
+        return mb.upsample_bilinear(x=v, align_corners=True, half_pixel_centers=True, name="both")
+
+    program = read_program(save(tmp_path, IMAGE, build))
+    with pytest.raises(EngineError, match="'upsample_bilinear' with output 'both' failed: align_corners excludes"):
+        program.run({"x": sample(*IMAGE)})
+
+
+def test_wrong_or_missing_input(tmp_path: Path) -> None:
+    program = read_program(save(tmp_path, (2, 3), lambda v: mb.relu(x=v)))
+    with pytest.raises(EngineError, match=r"input 'x': expected shape \(2, 3\), found \(3, 2\)"):
+        program.run({"x": sample(3, 2)})
+    with pytest.raises(EngineError, match="found nothing"):
+        program.run({})
+
+
+def test_every_op_is_tested() -> None:
+    elsewhere = {
+        "cast",
+        "concat",
+        "constexpr_affine_dequantize",
+        "constexpr_blockwise_shift_scale",
+        "stack",
+        "identity",
+    }
+    elsewhere |= {"constexpr_lut_to_dense", "depth_to_space", "dequantize", "quantize", "space_to_depth"}
+    assert set(OPS) == {case.op for case in CASES} | elsewhere
+
+
+def test_an_op_has_one_meaning() -> None:
+    with pytest.raises(ValueError, match="'relu' is registered twice"):
+        mil_op("relu")(F.relu)

@@ -1,0 +1,268 @@
+"""The distillation run: simulate and label, train the float student, train it quantisation-aware, write the checkpoint.
+
+Everything is a function of the recipe: captures of their index, batches and learning rates of the step. So the complete state of
+a run is weights, optimiser moments and a step number, and a run killed at any moment goes on from its last save as if nothing
+had happened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from edge_dp._version import VERSION
+from edge_dp.errors import InputError, TrainingError
+from edge_dp.files import atomic_write, json_dump
+from edge_dp.models.checkpoint import Checkpoint, write_checkpoint
+from edge_dp.models.registry import build_student, student_entry
+from edge_dp.preprocessing import ExposureNormalisation
+from edge_dp.training.labels import SHARD_SIZE, Samples, data_set_key, read_shards, write_shards
+from edge_dp.training.losses import l1, laplace_nll
+from edge_dp.training.recipe import Recipe, StageRecipe
+
+Progress = Callable[[str, int, int, str], None]
+"""Called with the stage's name, steps done, steps in all and a short text."""
+
+TEACHER_LICENCE = "none: OpenCV semi-global matching has no weights (code Apache-2.0)"
+DATA_LICENCE = "none: procedural scenes rendered by edge_dp"
+
+
+def train(recipe: Recipe, folder: Path, *, resume: bool = False, workers: int | None = None, progress: Progress) -> Path:
+    """Run a recipe.
+
+    Args:
+        folder: of the run; holds the simulated captures, the state and in the end ``checkpoint/``.
+        resume: go on with what ``folder`` holds; otherwise it must not hold a run.
+        workers: processes that simulate; all cores unless given.
+        progress: see ``Progress``.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        TrainingError: the folder holds another run, or nothing to resume.
+    """
+    _claim(folder, recipe, resume)
+    started = time.monotonic()
+    samples, held_out = _samples(recipe, folder, workers or os.cpu_count() or 1, progress)
+    torch.manual_seed(recipe.seed)
+    student = build_student(recipe.student)
+    run = _Run(recipe, folder, samples, progress)
+
+    run.stage("float", 0, student, recipe.float_stage)
+    student.eval()
+    float_epe = evaluate(student, held_out)
+    student.fold_batch_norm()
+
+    from edge_dp.quantization.qat import freeze_ranges, prepare, read_ranges  # torchao: only this stage needs it
+
+    height, width = samples.views.shape[2:]
+    prepared = prepare(student, (1, 2, height, width))
+
+    def after(step: int) -> None:
+        if step == recipe.quantised_stage.observe_steps:
+            freeze_ranges(prepared)
+
+    run.stage("quantised", 1, prepared, recipe.quantised_stage, after)
+    freeze_ranges(prepared)
+    student.load_state_dict({name: prepared.get_parameter(name) for name in student.state_dict()})
+    ranges = read_ranges(prepared)
+    checkpoint = Checkpoint(
+        student=recipe.student,
+        input_size=student_entry(recipe.student).size,
+        weights={name: tensor.detach().numpy().copy() for name, tensor in student.state_dict().items()},
+        ranges=tuple(ranges),
+        exposure=ExposureNormalisation(),
+        training={
+            "recipe": dataclasses.asdict(recipe),
+            "data": "procedural layered scenes, half-aperture point-spread functions, photon and read noise",
+            "data_licence": DATA_LICENCE,
+            "teacher": "opencv-sgbm with left-right check on a simulated wide-baseline pair",
+            "teacher_licence": TEACHER_LICENCE,
+            "ground_truth_used": False,
+            "metrics": {
+                "held_out_epe_px_float": round(float_epe, 4),
+                "held_out_epe_px_quantised": round(evaluate(prepared, held_out), 4),
+                "held_out_epe_px_teacher": round(_teacher_epe(held_out), 4),
+            },
+            "minutes": round((time.monotonic() - started) / 60, 1),
+            "versions": {"edge_dp": VERSION, "torch": torch.__version__},
+        },
+    )
+    return write_checkpoint(checkpoint, folder / "checkpoint")
+
+
+def evaluate(module: nn.Module, samples: Samples) -> float:
+    """Mean absolute disparity error against the simulated truth, px of the input, over every output pixel."""
+    errors = []
+    with torch.no_grad():
+        for start in range(0, len(samples), 16):
+            part = slice(start, start + 16)
+            views = ExposureNormalisation()(samples.views[part].astype(np.float32))
+            disparity, _ = module(torch.from_numpy(views))
+            errors.append(np.abs(disparity.numpy()[:, 0] - samples.truth[part].astype(np.float32)).mean(axis=(1, 2)))
+    return float(np.concatenate(errors).mean())
+
+
+def draw_batch(samples: Samples, seed: int, stage: int, step: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The batch of one step, a function of its arguments alone.
+
+    Returns:
+        views (B, 2, H, W), label and mask (B, 1, H/2, W/2).
+    """
+    rng = np.random.default_rng([seed, stage, step])
+    chosen = rng.integers(0, len(samples), size)
+    views = samples.views[chosen].astype(np.float32)
+    label, mask = samples.label[chosen].astype(np.float32), samples.mask[chosen]
+    for i in range(size):
+        if rng.uniform() < 0.5:  # upside down: nothing changes along the dual-pixel axis
+            views[i], label[i], mask[i] = views[i, :, ::-1], label[i, ::-1], mask[i, ::-1]
+        if rng.uniform() < 0.5:  # mirrored: left and right trade places, and the disparity keeps its sign
+            views[i], label[i], mask[i] = views[i, ::-1, :, ::-1], label[i, :, ::-1], mask[i, :, ::-1]
+    return torch.from_numpy(_expose(rng, views)), torch.from_numpy(label)[:, None], torch.from_numpy(mask)[:, None]
+
+
+def _expose(rng: np.random.Generator, views: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Exposure as the deployed model sees it, scattered: a crop's mean is not the mean of the whole image."""
+    scatter = np.exp(rng.uniform(-0.7, 0.7, (len(views), 1, 1, 1)))
+    return np.clip(ExposureNormalisation()(views) * scatter, 0.0, 1.0).astype(np.float32)
+
+
+def learning_rate(stage: StageRecipe, step: int) -> float:
+    """One cycle: a linear rise over the first tenth, then half a cosine down to zero (Smith and Topin 2019)."""
+    rise = max(1, stage.steps // 10)
+    if step < rise:
+        return stage.learning_rate * (step + 1) / rise
+    return stage.learning_rate * 0.5 * (1.0 + math.cos(math.pi * (step - rise) / max(1, stage.steps - rise)))
+
+
+class _Run:
+    """What the stages of one run share."""
+
+    def __init__(self, recipe: Recipe, folder: Path, samples: Samples, progress: Progress) -> None:
+        self.recipe, self.folder, self.samples, self.progress = recipe, folder, samples, progress
+
+    def stage(
+        self, name: str, index: int, module: nn.Module, stage: StageRecipe, after: Callable[[int], None] = lambda _: None
+    ) -> None:
+        """Train ``module`` in place for one stage, from its last save where there is one; ``after`` is called after each step."""
+        parameters = dict(module.named_parameters())
+        optimiser = torch.optim.AdamW(parameters.values(), lr=stage.learning_rate, weight_decay=stage.weight_decay)
+        state = self.folder / f"{name}.safetensors"
+        first = _load_state(state, module, parameters, optimiser) if state.is_file() else 0
+        for step in range(1, first + 1):
+            after(step)
+        smooth = math.nan
+        for step in range(first, stage.steps):
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate(stage, step)
+            views, label, mask = draw_batch(self.samples, self.recipe.seed, index, step, stage.batch)
+            disparity, confidence = module(views.to(memory_format=torch.channels_last))
+            error = l1(disparity, label, mask)
+            loss = laplace_nll(disparity, confidence, label, mask) + error
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(parameters.values(), 5.0)
+            optimiser.step()
+            if not math.isfinite(value := error.item()):
+                raise TrainingError(f"{name} stage, step {step}: the loss is not finite; lower learning_rate in the recipe")
+            smooth = value if math.isnan(smooth) else 0.98 * smooth + 0.02 * value
+            after(step + 1)
+            self.progress(name, step + 1, stage.steps, f"error against the teacher {smooth:.3f} px")
+            if (step + 1) % self.recipe.save_every == 0 or step + 1 == stage.steps:
+                _save_state(state, step + 1, module, parameters, optimiser)
+
+
+def _save_state(
+    path: Path, step: int, module: nn.Module, parameters: dict[str, nn.Parameter], optimiser: torch.optim.Optimizer
+) -> None:
+    tensors = {f"module/{name}": value for name, value in module.state_dict().items()}
+    for name, parameter in parameters.items():
+        tensors |= {f"optimiser/{name}/{key}": value for key, value in optimiser.state[parameter].items()}
+    tensors = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
+    with atomic_write(path) as temporary:
+        save_file(tensors, temporary, metadata={"step": str(step)})
+
+
+def _load_state(
+    path: Path, module: nn.Module, parameters: dict[str, nn.Parameter], optimiser: torch.optim.Optimizer
+) -> int:
+    try:
+        with safe_open(path, framework="pt") as file:
+            step = int(file.metadata()["step"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise TrainingError(f"{path}: damaged state ({error}); delete it to start this stage again") from error
+    modules = {name.removeprefix("module/"): value for name, value in tensors.items() if name.startswith("module/")}
+    with _resizable(module, modules):
+        module.load_state_dict(modules)
+    for name, parameter in parameters.items():
+        prefix = f"optimiser/{name}/"
+        optimiser.state[parameter] = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    return step
+
+
+@contextlib.contextmanager
+def _resizable(module: nn.Module, state: dict[str, Tensor]) -> Iterator[None]:
+    """Observers start with empty buffers and take their shape from the first data; give them the saved shapes."""
+    for name, buffer in module.named_buffers():
+        if name in state and buffer.shape != state[name].shape:
+            buffer.resize_(state[name].shape)
+    yield
+
+
+def _samples(recipe: Recipe, folder: Path, workers: int, progress: Progress) -> tuple[Samples, Samples]:
+    """Training and held-out captures; the held-out ones come first in the set and are never trained on."""
+    data = recipe.data
+    total = data.captures + data.held_out
+    key = data_set_key(recipe.seed, data.simulation, recipe.teacher)
+    shards = write_shards(
+        folder / f"captures_{key}",
+        total,
+        recipe.seed,
+        data.simulation,
+        recipe.teacher,
+        workers,
+        lambda done: progress("simulate", min(done, total), total, f"shards of {SHARD_SIZE} captures"),
+    )
+    everything = read_shards(shards)
+    arrays = dataclasses.astuple(everything)
+    held_out = Samples(*(array[: data.held_out] for array in arrays))
+    return Samples(*(array[data.held_out : total] for array in arrays)), held_out
+
+
+def _teacher_epe(samples: Samples) -> float:
+    errors = np.abs(samples.label.astype(np.float32) - samples.truth.astype(np.float32))[samples.mask]
+    return float(errors.mean())
+
+
+def _claim(folder: Path, recipe: Recipe, resume: bool) -> None:
+    """Make ``folder`` the folder of this run, or find that it is."""
+    settings: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    note = folder / "recipe.json"
+    if note.is_file():
+        if not resume:
+            raise TrainingError(f"{folder}: holds a run already. Pass --resume to go on with it, or name another folder.")
+        if json.loads(note.read_text(encoding="utf-8")) != settings:
+            raise TrainingError(f"{folder}: holds a run of another recipe; expected the same to resume. Name another folder.")
+        return
+    if resume:
+        raise TrainingError(f"{folder}: nothing to resume, no recipe.json there")
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder}: expected an empty or new folder for the run, found other files")
+    folder.mkdir(parents=True, exist_ok=True)
+    json_dump(settings, note)

@@ -1,0 +1,139 @@
+"""The label factory: simulated captures and what a stereo teacher says of them, written in shards that a killed run resumes.
+
+A shard holds float16 views and labels at the network's output size. Nothing in it comes from the ground truth except the
+field ``truth``, which only evaluation reads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_dp.errors import InputError
+from edge_dp.files import atomic_write
+from edge_dp.simulation.capture import SimulatedCapture, SimulationConfig, simulate_capture
+from edge_dp.training.teachers.sgm import SgmTeacher
+
+SHARD_SIZE = 100
+_FLAT = 0.75
+"""Largest spread of the labels that one output cell covers, px of disparity: beyond it the cell straddles an edge."""
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Training material, N captures.
+
+    views: (N, 2, H, W) float16 linear light, not exposure-normalised.
+    label: (N, H/2, W/2) float16 teacher's dual-pixel disparity, px of the views; 0 where masked.
+    mask: (N, H/2, W/2) bool, where the teacher is sure.
+    truth: (N, H/2, W/2) float16 true disparity, for evaluation only.
+    """
+
+    views: NDArray[np.float16]
+    label: NDArray[np.float16]
+    mask: NDArray[np.bool_]
+    truth: NDArray[np.float16]
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+
+def label_capture(capture: SimulatedCapture, teacher: SgmTeacher) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Teacher's dual-pixel disparity (H, W) px and its validity mask, from the two pinhole views alone."""
+    stereo, valid = teacher(_gamma_encoded(capture.reference), _gamma_encoded(capture.side))
+    inner = slice(capture.margin, -capture.margin or None)
+    return capture.camera.dual_pixel_disparity(stereo)[inner, inner], valid[inner, inner]
+
+
+def to_output_grid(
+    disparity: NDArray[np.float32], mask: NDArray[np.bool_]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Mean over 2x2 cells, (H, W) to (H/2, W/2); a cell is valid where all four are and they agree. Still px of the input."""
+    height, width = disparity.shape
+    cells = disparity.reshape(height // 2, 2, width // 2, 2)
+    spread = cells.max(axis=(1, 3)) - cells.min(axis=(1, 3))
+    valid = mask.reshape(height // 2, 2, width // 2, 2).all(axis=(1, 3)) & (spread < _FLAT)
+    return np.where(valid, cells.mean(axis=(1, 3)), 0.0).astype(np.float32), valid
+
+
+def data_set_key(seed: int, config: SimulationConfig, teacher: SgmTeacher) -> str:
+    """Short name of the data set that these settings make; other settings never reuse its shards."""
+    settings = json.dumps([seed, asdict(config), asdict(teacher), SHARD_SIZE], sort_keys=True)
+    return hashlib.sha256(settings.encode()).hexdigest()[:12]
+
+
+def write_shards(
+    folder: Path,
+    count: int,
+    seed: int,
+    config: SimulationConfig,
+    teacher: SgmTeacher,
+    workers: int,
+    progress: Callable[[int], None],
+) -> list[Path]:
+    """Simulate and label ``count`` captures into ``folder``; shards that exist are kept.
+
+    Args:
+        count: captures, rounded up to whole shards.
+        workers: processes; the bytes do not depend on it.
+        progress: called with the number of captures finished so far.
+
+    Returns:
+        The shards, in order.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = [folder / f"shard_{index:04d}.npz" for index in range(-(-count // SHARD_SIZE))]
+    missing = [(path, index) for index, path in enumerate(shards) if not path.is_file()]
+    done = (len(shards) - len(missing)) * SHARD_SIZE
+    progress(done)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        jobs = [pool.submit(_write_shard, path, index, seed, config, teacher) for path, index in missing]
+        for job in jobs:
+            job.result()
+            done += SHARD_SIZE
+            progress(done)
+    return shards
+
+
+def read_shards(paths: Iterable[Path]) -> Samples:
+    """All shards in memory.
+
+    Raises:
+        InputError: a shard is damaged; the message names it.
+    """
+    parts = []
+    for path in paths:
+        try:
+            with np.load(path, allow_pickle=False) as data:
+                parts.append(tuple(data[name] for name in ("views", "label", "mask", "truth")))
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise InputError(f"{path}: damaged shard ({error}); delete it and run again") from error
+    views, label, mask, truth = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return Samples(views, label, mask, truth)
+
+
+def _write_shard(path: Path, index: int, seed: int, config: SimulationConfig, teacher: SgmTeacher) -> None:
+    cv2.setNumThreads(1)  # the pool already fills the cores
+    rows = []
+    for number in range(index * SHARD_SIZE, (index + 1) * SHARD_SIZE):
+        capture = simulate_capture(seed, number, config)
+        label, mask = to_output_grid(*label_capture(capture, teacher))
+        truth = cv2.resize(capture.disparity, label.shape[::-1], interpolation=cv2.INTER_AREA)
+        rows.append((capture.views.astype(np.float16), label.astype(np.float16), mask, truth.astype(np.float16)))
+    views, labels, masks, truths = (np.stack(arrays) for arrays in zip(*rows, strict=True))
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, views=views, label=labels, mask=masks, truth=truths)
+
+
+def _gamma_encoded(radiance: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """8-bit view as a phone's main camera would give it, (H, W)."""
+    return np.round(255.0 * np.clip(radiance, 0.0, 1.0) ** (1 / 2.2)).astype(np.uint8)

@@ -1,0 +1,82 @@
+"""A recipe: everything a training run depends on, as YAML, checked before anything starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from edge_dp.config import from_mapping
+from edge_dp.errors import InputError, SchemaError
+from edge_dp.simulation.capture import SimulationConfig
+from edge_dp.training.teachers.sgm import SgmTeacher
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+@dataclass(frozen=True, slots=True)
+class DataRecipe:
+    """The simulated captures."""
+
+    captures: int
+    """For training."""
+    held_out: int
+    """For evaluation, beside them."""
+    simulation: SimulationConfig = field(default_factory=SimulationConfig)
+
+    def __post_init__(self) -> None:
+        if self.captures < 1 or self.held_out < 1:
+            raise SchemaError(f"data: expected at least one capture to train and one held out, found {self}")
+
+
+@dataclass(frozen=True, slots=True)
+class StageRecipe:
+    """One stage of optimisation: AdamW, one-cycle learning rate."""
+
+    steps: int
+    batch: int
+    learning_rate: float
+    weight_decay: float = 1e-4
+    observe_steps: int = 0
+    """Quantisation-aware stage only: steps until the activations' ranges are frozen."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 1 or self.learning_rate <= 0:
+            raise SchemaError(f"stage: steps, batch and learning_rate must be positive, found {self}")
+        if self.observe_steps > self.steps:
+            raise SchemaError(f"stage: observe_steps {self.observe_steps} is more than steps {self.steps}")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A whole run."""
+
+    name: str
+    student: str
+    seed: int
+    data: DataRecipe
+    float_stage: StageRecipe
+    quantised_stage: StageRecipe
+    teacher: SgmTeacher = field(default_factory=SgmTeacher)
+    save_every: int = 250
+    """Steps between two saves of the complete state."""
+
+
+def read_recipe(name_or_path: str | Path) -> Recipe:
+    """Read a shipped recipe by name or any recipe by path.
+
+    Raises:
+        InputError: there is no such recipe.
+        SchemaError: it does not fit; the message names file and field.
+    """
+    shipped = RECIPES / f"{name_or_path}.yaml"
+    path = shipped if shipped.is_file() else Path(name_or_path)
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
+        raise InputError(f"{name_or_path}: no such recipe file, and no shipped recipe of that name; shipped are {known}")
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SchemaError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    return from_mapping(Recipe, data, str(path))

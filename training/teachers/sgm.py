@@ -1,0 +1,66 @@
+"""The built-in stereo teacher: OpenCV semi-global matching both ways, kept where the two agree. It has no weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_dp.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class SgmTeacher:
+    """Semi-global matching (Hirschmueller 2008, OpenCV's variant) with left-right check.
+
+    Args:
+        disparities: how many integer disparities are searched, from 0; rounded up to a multiple of 16.
+        block: side of the matching block, px, odd.
+        agreement: largest difference between the two directions, px.
+    """
+
+    disparities: int = 64
+    block: int = 5
+    agreement: float = 1.0
+
+    def __call__(self, left: NDArray[np.uint8], right: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Match a rectified pair.
+
+        Args:
+            left, right: (H, W) uint8, left(x) = right(x - D), D >= 0.
+
+        Returns:
+            Disparity D (H, W) float32 px of the left view, and where it is valid.
+        """
+        if left.shape != right.shape or left.ndim != 2:
+            raise InputError(f"stereo pair: expected two (H, W) views of one size, found {left.shape} and {right.shape}")
+        count = -(-self.disparities // 16) * 16
+        # Border pixels see no partner inside the frame; repeated borders keep the arrays the size the matcher wants.
+        pad = ((0, 0), (count, count))
+        wide_left, wide_right = np.pad(left, pad, mode="edge"), np.pad(right, pad, mode="edge")
+        from_left = self._match(wide_left, wide_right, count)
+        # The same matcher sees the mirrored pair as a left view again.
+        from_right = self._match(np.fliplr(wide_right), np.fliplr(wide_left), count)[:, ::-1]
+        inside = slice(count, count + left.shape[1])
+        columns = np.arange(wide_left.shape[1], dtype=np.float32)[None, :]
+        rows = np.arange(left.shape[0], dtype=np.float32)[:, None] + 0 * columns
+        partner = cv2.remap(np.ascontiguousarray(from_right), columns - from_left, rows, cv2.INTER_NEAREST, borderValue=-1)
+        landing = columns - from_left - count
+        valid = (from_left > 0) & (partner > 0) & (np.abs(from_left - partner) <= self.agreement)
+        valid &= (landing >= 0) & (landing <= left.shape[1] - 1)
+        return np.ascontiguousarray(from_left[:, inside]), np.ascontiguousarray(valid[:, inside])
+
+    def _match(self, left: NDArray[np.uint8], right: NDArray[np.uint8], count: int) -> NDArray[np.float32]:
+        matcher = cv2.StereoSGBM.create(
+            minDisparity=0,
+            numDisparities=count,
+            blockSize=self.block,
+            P1=8 * self.block**2,
+            P2=32 * self.block**2,
+            uniquenessRatio=5,
+            mode=cv2.STEREO_SGBM_MODE_SGBM_3WAY,
+        )
+        fixed_point = matcher.compute(np.ascontiguousarray(left), np.ascontiguousarray(right))
+        return fixed_point.astype(np.float32) / 16.0
