@@ -1,0 +1,1 @@
+"""One file per format, and the export that writes a bundle of all."""

@@ -29,21 +29,32 @@ from edge_dp.bundle.manifest import (
     write_manifest,
 )
 from edge_dp.converters.base import Source
-from edge_dp.converters.preflight import check_ranges, check_weights
+from edge_dp.converters.preflight import check_weights
 from edge_dp.converters.registry import CONVERTERS, make_converter
 from edge_dp.errors import InputError
 from edge_dp.files import atomic_folder
 from edge_dp.models.checkpoint import Checkpoint, read_checkpoint
 from edge_dp.models.confidence import B_MAX, B_MIN
+from edge_dp.quantization.qat import convert, observe_weights, prepare, restore_ranges, snap_biases
 from edge_dp.quiet import quiet
-from edge_dp.quantization.qat import convert, observe_weights, prepare, restore_ranges
 from edge_dp.runtime.engines.base import Signature
 
-Progress = Callable[[str], None]
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, steps done and steps in all."""
 
 _DISPARITY = "left(x) = right(x + d), x along the dual-pixel axis; d in px of the input, positive is farther than the focus plane"
 _CONFIDENCE = f"expected absolute error of the disparity = {B_MAX} * ({B_MIN} / {B_MAX}) ** confidence px of the input"
-_TOOLS = ("torch", "torchao", "executorch", "litert-torch", "ai-edge-litert", "coremltools", "onnx", "onnxruntime", "numpy")
+_TOOLS = (
+    "torch",
+    "torchao",
+    "executorch",
+    "litert-torch",
+    "ai-edge-litert",
+    "coremltools",
+    "onnx",
+    "onnxruntime",
+    "numpy",
+)
 
 
 def export(
@@ -53,7 +64,7 @@ def export(
     formats: Sequence[str] | None = None,
     precisions: Sequence[str] | None = None,
     size: tuple[int, int] | None = None,
-    progress: Progress = lambda _: None,
+    progress: Progress = lambda *_: None,
 ) -> Bundle:
     """Write the bundle of a trained student.
 
@@ -65,7 +76,7 @@ def export(
         formats: any of ``converters.registry.CONVERTERS``; all unless given.
         precisions: only these of each format's precisions; all unless given.
         size: height and width of the input; the checkpoint's own unless given.
-        progress: called with a line of text before each step.
+        progress: see ``Progress``.
 
     Returns:
         The bundle as read back from disk.
@@ -79,50 +90,56 @@ def export(
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = read_checkpoint(checkpoint)
     plan = _plan(formats, precisions)
-    converters = {name: make_converter(name) for name in plan}
+    converters = {name: make_converter(name) for name, _ in plan}
     height, width = size or checkpoint.input_size
-    progress("prepare")
-    source, graph_shape = _source(checkpoint, height, width)
+    total = len(plan) + 2
+    progress("prepare", 0, total)
+    source = prepare_source(checkpoint, height, width)
     views = golden_views(height, width, checkpoint.exposure)
     with atomic_folder(Path(out), marker=MANIFEST) as folder:
-        progress("golden vectors")
+        progress("golden vectors", 1, total)
         golden = _write_golden(source, views, folder)
         artifacts: list[Artifact] = []
-        probe = {source.input_names[0]: views["typical_0"]}
-        for name, wanted in plan.items():
-            for precision in wanted:
-                progress(f"{name} {precision}")
-                artifacts.append(converters[name].convert(source, precision, folder, probe))
-        write_manifest(_manifest(checkpoint, source, graph_shape, artifacts, golden), folder)
+        probe = {source.input_names[0]: next(iter(views.values()))}
+        for index, (name, precision) in enumerate(plan):
+            progress(f"{name} {precision}", 2 + index, total)
+            artifacts.append(converters[name].convert(source, precision, folder, probe))
+        write_manifest(_manifest(checkpoint, source, artifacts, golden), folder)
+    progress("done", total, total)
     return read_bundle(out)
 
 
-def _plan(formats: Sequence[str] | None, precisions: Sequence[str] | None) -> dict[str, list[str]]:
+def _plan(formats: Sequence[str] | None, precisions: Sequence[str] | None) -> list[tuple[str, str]]:
+    """Format and precision of each artifact to write."""
     chosen = list(formats or CONVERTERS)
     if unknown := [name for name in chosen if name not in CONVERTERS]:
         raise InputError(f"{unknown[0]}: no such format; known are {', '.join(CONVERTERS)}")
     known = {precision for name in chosen for precision in CONVERTERS[name].precisions}
     if unknown := sorted(set(precisions or ()) - known):
         raise InputError(f"{unknown[0]}: no such precision; {', '.join(chosen)} have {', '.join(sorted(known))}")
-    plan = {name: [p for p in CONVERTERS[name].precisions if not precisions or p in precisions] for name in chosen}
-    return {name: wanted for name, wanted in plan.items() if wanted}
+    return [(name, p) for name in chosen for p in CONVERTERS[name].precisions if not precisions or p in precisions]
 
 
-def _source(checkpoint: Checkpoint, height: int, width: int) -> tuple[Source, dict[str, tuple[int, ...]]]:
+def prepare_source(checkpoint: Checkpoint, height: int, width: int) -> Source:
+    """The checkpoint's network at one input size, in the forms that converters need.
+
+    Raises:
+        InputError: the size, or weights and quantisation that do not fit the student.
+        ExportError: weights that are not finite.
+    """
     module = checkpoint.build()
     check_weights(module)
-    check_ranges(checkpoint.ranges)
     shape = (1, 2, height, width)
     module.check_input_shape(shape)
     with quiet(), torch.no_grad():
         prepared = prepare(module, shape)
         restore_ranges(prepared, checkpoint.ranges)
         observe_weights(prepared, shape)
+        snap_biases(prepared)
         folded, unfolded = convert(prepared), convert(prepared, fold=False)
         outputs = dict(zip(("disparity", "confidence"), module(torch.zeros(shape)), strict=True))
-    shapes = {name: tuple(value.shape) for name, value in outputs.items()}
-    signature = Signature(inputs=(("views", shape),), outputs=tuple(shapes.items()))
-    return Source(checkpoint.student, module, folded, unfolded, signature), shapes
+    shapes = tuple((name, tuple(value.shape)) for name, value in outputs.items())
+    return Source(checkpoint.student, module, folded, unfolded, Signature((("views", shape),), shapes))
 
 
 def _write_golden(source: Source, views: dict[str, np.ndarray], folder: Path) -> list[GoldenCase]:
@@ -147,11 +164,11 @@ def _write_golden(source: Source, views: dict[str, np.ndarray], folder: Path) ->
 def _manifest(
     checkpoint: Checkpoint,
     source: Source,
-    shapes: dict[str, tuple[int, ...]],
     artifacts: list[Artifact],
     golden: list[GoldenCase],
 ) -> Manifest:
     ranges = {entry.tensor: entry for entry in checkpoint.ranges}
+    shapes = dict(source.signature.outputs)
     by_output = _output_ranges(source.folded, source.output_names)
     outputs = []
     for name, unit in (("disparity", "px of the input"), ("confidence", "code")):
@@ -159,7 +176,13 @@ def _manifest(
         outputs.append(TensorSpec(name, shapes[name], "NCHW", unit, (name,), entry.scale, entry.zero_point))
     first = checkpoint.ranges[0]
     views = TensorSpec(
-        "views", source.signature.inputs[0][1], "NCHW", "linear light, [0, 1]", ("left", "right"), first.scale, first.zero_point
+        "views",
+        source.signature.inputs[0][1],
+        "NCHW",
+        "linear light, [0, 1]",
+        ("left", "right"),
+        first.scale,
+        first.zero_point,
     )
     return Manifest(
         schema=SCHEMA,

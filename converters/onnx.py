@@ -12,7 +12,9 @@ import torch
 from edge_dp.bundle.manifest import Kernels
 from edge_dp.converters.base import Converter, Source
 
-_MOVES_DATA = frozenset({"QuantizeLinear", "DequantizeLinear", "Transpose", "Reshape", "Slice", "Pad", "Concat", "Cast"})
+_MOVES_DATA = frozenset(
+    {"QuantizeLinear", "DequantizeLinear", "Transpose", "Reshape", "Slice", "Pad", "Concat", "Cast"}
+)
 
 
 class OnnxConverter(Converter):

@@ -26,7 +26,7 @@ class _IntegerUpsampling(UpsampleBilinear2dConfig):  # type: ignore[misc]  # exe
         return [ConfigPrecisionType.FP32, ConfigPrecisionType.STATIC_QUANT]
 
 
-@register_node_visitor  # type: ignore[untyped-decorator]
+@register_node_visitor
 class _UpsamplingVisitor(NodeVisitor):  # type: ignore[misc]
     """Takes the place of executorch's own visitor of the same operation."""
 

@@ -10,12 +10,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_dp._version import VERSION as __version__
+from edge_dp._version import VERSION
 
 if TYPE_CHECKING:
     from edge_dp.converters.export import export
     from edge_dp.runtime.predictor import load
 
+__version__ = VERSION
 __all__ = ["__version__", "export", "load"]
 
 # In a checkout the folders training/, converters/ and runtime/ stand beside this one. Adding their parent lets a machine

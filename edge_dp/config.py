@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 from collections.abc import Mapping
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -37,7 +38,7 @@ def from_mapping(cls: type[T], data: Any, where: str, *, strict: bool = True) ->
     return cls(**values)
 
 
-def _convert(hint: Any, value: Any, where: str, strict: bool) -> Any:
+def _convert(hint: Any, value: Any, where: str, strict: bool) -> Any:  # noqa: PLR0911  # one return per kind of type
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any:
         return value
@@ -53,7 +54,10 @@ def _convert(hint: Any, value: Any, where: str, strict: bool) -> Any:
         kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
         if len(kinds) != len(value):
             raise SchemaError(f"{where}: expected {len(kinds)} values, found {len(value)}")
-        return tuple(_convert(kind, item, f"{where}[{i}]", strict) for i, (kind, item) in enumerate(zip(kinds, value, strict=True)))
+        return tuple(
+            _convert(kind, item, f"{where}[{i}]", strict)
+            for i, (kind, item) in enumerate(zip(kinds, value, strict=True))
+        )
     if origin is dict:
         if not isinstance(value, Mapping):
             raise SchemaError(f"{where}: expected a mapping, found {_kind(value)}")
@@ -63,7 +67,7 @@ def _convert(hint: Any, value: Any, where: str, strict: bool) -> Any:
 
 def _scalar(hint: type, value: Any, where: str) -> Any:
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        if value != value or value in (float("inf"), float("-inf")):
+        if not math.isfinite(value):
             raise SchemaError(f"{where}: expected a finite number, found {value}")
         return float(value)
     if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):

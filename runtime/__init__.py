@@ -1,0 +1,1 @@
+"""Engines, parity, latency, reports and the predictor."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edge_dp.errors import EngineError
 from edge_dp.runtime.engines.base import Engine, Tensors
 
 
@@ -39,21 +40,30 @@ def summarise(threads: int, load_ms: float, first_ms: float, milliseconds: Seque
 
 def time_in_turn(
     engines: Mapping[str, Engine], inputs: Tensors, rounds: int, warm_up: int, progress: Callable[[int], None]
-) -> dict[str, list[float]]:
-    """Milliseconds of each inference of each active engine.
+) -> tuple[dict[str, list[float]], dict[str, str]]:
+    """Time active engines in turn; one that fails drops out, the others go on.
 
     Args:
         rounds: timed inferences per engine; the engines take turns within a round.
         warm_up: rounds before, not timed.
         progress: called with the number of rounds done, warm-up included.
+
+    Returns:
+        Milliseconds of each inference of each engine that lasted, and what went wrong with the others.
     """
+    errors: dict[str, str] = {}
     times: dict[str, list[float]] = {name: [] for name in engines}
     for index in range(warm_up + rounds):
-        for name, engine in engines.items():
+        for name in list(times):
             start = time.perf_counter()
-            engine.infer(inputs)
+            try:
+                engines[name].infer(inputs)
+            except EngineError as error:
+                errors[name] = str(error)
+                del times[name]
+                continue
             elapsed = (time.perf_counter() - start) * 1e3
             if index >= warm_up:
                 times[name].append(elapsed)
         progress(index + 1)
-    return times
+    return times, errors

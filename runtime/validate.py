@@ -6,9 +6,10 @@ import contextlib
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 from edge_dp.bundle.manifest import Artifact, Bundle, GoldenCase
@@ -91,13 +92,15 @@ def validate(
     progress("report", 0, 1)
     with atomic_folder(bundle.folder / PICTURES, marker="left.png") as folder:
         first = manifest.golden[0].name
-        shared, by_row = write_pictures(bundle, {r.artifact.name: r.outputs[first] for r in runs if not r.error}, folder)
+        shared, by_row = write_pictures(
+            bundle, {r.artifact.name: r.outputs[first] for r in runs if not r.error}, folder
+        )
     report = Report(
         schema=1,
         model=manifest.model,
         parameters=manifest.parameters,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        host=_host(threads),
+        host=_host(threads, {run.entry for run in runs if run.entry}),
         versions=manifest.versions,
         units={spec.name: spec.unit for spec in manifest.outputs},
         thresholds=THRESHOLDS,
@@ -139,13 +142,18 @@ def _statistics(bundle: Bundle, run: _Run, cases: Sequence[GoldenCase]) -> dict[
 
 def _time(bundle: Bundle, runs: list[_Run], rounds: int, warm_up: int, progress: Progress) -> None:
     """Time the engines whose speed means something; a reference evaluator's does not."""
-    by_name = {run.artifact.name: run for run in runs if run.engine and run.entry and run.entry.measures_speed}
+    sound = [run for run in runs if run.engine and not run.error]
+    by_name = {run.artifact.name: run for run in sound if run.entry and run.entry.measures_speed}
     engines = {name: run.engine for name, run in by_name.items() if run.engine}
     inputs = bundle.golden_inputs(bundle.manifest.golden[0])
     total = rounds + warm_up
-    times = time_in_turn(engines, inputs, rounds, warm_up, lambda done: progress("time in turn", done, total))
+    times, errors = time_in_turn(
+        engines, inputs, rounds, warm_up, lambda done: progress("time in turn", done, total)
+    )
     for name, values in times.items():
         by_name[name].times = values
+    for name, error in errors.items():
+        by_name[name].error = error
 
 
 def _row(run: _Run, threads: int, pictures: dict[str, str]) -> Row:
@@ -168,7 +176,7 @@ def _row(run: _Run, threads: int, pictures: dict[str, str]) -> Row:
     )
 
 
-def _host(threads: int) -> dict[str, str]:
+def _host(threads: int, entries: Iterable[EngineEntry]) -> dict[str, str]:
     return {
         "machine": platform.machine(),
         "processor": _processor(),
@@ -176,6 +184,7 @@ def _host(threads: int) -> dict[str, str]:
         "python": platform.python_version(),
         "cores": str(os.cpu_count()),
         "threads": str(threads),
+        **{entry.name: f"{entry.distribution} {version(entry.distribution)}" for entry in entries},
     }
 
 

@@ -1,0 +1,1 @@
+"""Teachers, labels, losses and the distillation run. Needs torch, numpy and OpenCV; quantisation torchao besides."""

@@ -41,7 +41,9 @@ TEACHER_LICENCE = "none: OpenCV semi-global matching has no weights (code Apache
 DATA_LICENCE = "none: procedural scenes rendered by edge_dp"
 
 
-def train(recipe: Recipe, folder: Path, *, resume: bool = False, workers: int | None = None, progress: Progress) -> Path:
+def train(
+    recipe: Recipe, folder: Path, *, resume: bool = False, workers: int | None = None, progress: Progress
+) -> Path:
     """Run a recipe.
 
     Args:
@@ -157,7 +159,12 @@ class _Run:
         self.recipe, self.folder, self.samples, self.progress = recipe, folder, samples, progress
 
     def stage(
-        self, name: str, index: int, module: nn.Module, stage: StageRecipe, after: Callable[[int], None] = lambda _: None
+        self,
+        name: str,
+        index: int,
+        module: nn.Module,
+        stage: StageRecipe,
+        after: Callable[[int], None] = lambda _: None,
     ) -> None:
         """Train ``module`` in place for one stage, from its last save where there is one; ``after`` is called after each step."""
         parameters = dict(module.named_parameters())
@@ -179,7 +186,9 @@ class _Run:
             torch.nn.utils.clip_grad_norm_(parameters.values(), 5.0)
             optimiser.step()
             if not math.isfinite(value := error.item()):
-                raise TrainingError(f"{name} stage, step {step}: the loss is not finite; lower learning_rate in the recipe")
+                raise TrainingError(
+                    f"{name} stage, step {step}: the loss is not finite; lower learning_rate in the recipe"
+                )
             smooth = value if math.isnan(smooth) else 0.98 * smooth + 0.02 * value
             after(step + 1)
             self.progress(name, step + 1, stage.steps, f"error against the teacher {smooth:.3f} px")
@@ -256,9 +265,13 @@ def _claim(folder: Path, recipe: Recipe, resume: bool) -> None:
     note = folder / "recipe.json"
     if note.is_file():
         if not resume:
-            raise TrainingError(f"{folder}: holds a run already. Pass --resume to go on with it, or name another folder.")
+            raise TrainingError(
+                f"{folder}: holds a run already. Pass --resume to go on with it, or name another folder."
+            )
         if json.loads(note.read_text(encoding="utf-8")) != settings:
-            raise TrainingError(f"{folder}: holds a run of another recipe; expected the same to resume. Name another folder.")
+            raise TrainingError(
+                f"{folder}: holds a run of another recipe; expected the same to resume. Name another folder."
+            )
         return
     if resume:
         raise TrainingError(f"{folder}: nothing to resume, no recipe.json there")

@@ -74,7 +74,9 @@ def read_recipe(name_or_path: str | Path) -> Recipe:
     path = shipped if shipped.is_file() else Path(name_or_path)
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
-        raise InputError(f"{name_or_path}: no such recipe file, and no shipped recipe of that name; shipped are {known}")
+        raise InputError(
+            f"{name_or_path}: no such recipe file, and no shipped recipe of that name; shipped are {known}"
+        )
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

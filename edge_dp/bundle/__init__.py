@@ -1,0 +1,1 @@
+"""The bundle: manifest, golden vectors, checksums."""

@@ -198,9 +198,13 @@ def read_bundle(folder: str | Path) -> Bundle:
         for relative in (artifact.path, *artifact.files):
             bundle.path(relative)
         if artifact.reference not in ("float", "quantised"):
-            raise SchemaError(f"{path}: artifact {artifact.name}: reference {artifact.reference!r}, expected float or quantised")
+            raise SchemaError(
+                f"{path}: artifact {artifact.name}: reference {artifact.reference!r}, expected float or quantised"
+            )
     for case in manifest.golden:
-        if set(case.inputs) != names[0] or any(set(case.outputs.get(r, ())) != names[1] for r in ("float", "quantised")):
+        if set(case.inputs) != names[0] or any(
+            set(case.outputs.get(r, ())) != names[1] for r in ("float", "quantised")
+        ):
             raise SchemaError(f"{path}: golden case {case.name} does not have every input and output of the model")
         for relative in (*case.inputs.values(), *case.files, *(f for o in case.outputs.values() for f in o.values())):
             bundle.path(relative)

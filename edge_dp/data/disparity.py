@@ -49,8 +49,8 @@ def write_disparity(stem: str | Path, disparity: ArrayLike) -> tuple[Path, Path,
     encoded = np.where(valid, levels, 0).astype(np.uint16)
     exact, png, preview = (stem.with_name(stem.name + ending) for ending in (".pfm", ".png", "_preview.png"))
     write_pfm(exact, values)
-    _write_png(png, encoded)
-    _write_png(preview, _colour(values, valid))
+    write_png(png, encoded)
+    write_png(preview, disparity_colours(values))
     return exact, png, preview
 
 
@@ -66,15 +66,33 @@ def read_disparity_png(path: str | Path) -> NDArray[np.float32]:
     return np.where(levels == 0, np.nan, (levels.astype(np.float32) - PNG_ZERO) / PNG_SCALE).astype(np.float32)
 
 
-def _colour(values: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    far, near = np.percentile(values[valid], (98, 2))
-    nearness = (far - np.where(valid, values, far)) / max(far - near, 1e-6)
-    colours: NDArray[Any] = cv2.applyColorMap((255 * nearness.clip(0, 1)).astype(np.uint8), cv2.COLORMAP_TURBO)
+def colour_limits(disparity: NDArray[np.float32]) -> tuple[float, float]:
+    """2nd and 98th percentile of the finite values: the ends of a preview's colours. (0, 0) where nothing is finite."""
+    finite = disparity[np.isfinite(disparity)]
+    near, far = np.percentile(finite, (2, 98)) if finite.size else (0.0, 0.0)
+    return float(near), float(far)
+
+
+def disparity_colours(disparity: NDArray[np.float32], limits: tuple[float, float] | None = None) -> NDArray[np.uint8]:
+    """Turbo colours for eyes: red near to blue far, black where not finite.
+
+    Args:
+        disparity: (H, W) px, > 0 farther than the focus plane.
+        limits: the disparity of the reddest and of the bluest colour, px; ``colour_limits`` of the map unless given.
+
+    Returns:
+        (H, W, 3) uint8, in the order blue, green, red.
+    """
+    near, far = limits or colour_limits(disparity)
+    valid = np.isfinite(disparity)
+    nearness = (far - np.where(valid, disparity, far)) / max(far - near, 1e-6)
+    colours = cv2.applyColorMap((255 * nearness.clip(0, 1)).astype(np.uint8), cv2.COLORMAP_TURBO).astype(np.uint8)
     colours[~valid] = 0
     return colours
 
 
-def _write_png(path: Path, image: NDArray[Any]) -> None:
+def write_png(path: Path, image: NDArray[Any]) -> None:
+    """Write a PNG atomically: (H, W) grey or (H, W, 3) in the order blue, green, red; uint8 or uint16."""
     encoded = cv2.imencode(".png", image)[1]
     with atomic_write(path) as temporary:
         temporary.write_bytes(encoded.tobytes())

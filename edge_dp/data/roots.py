@@ -11,6 +11,8 @@ from edge_dp.errors import InputError
 def data_root() -> Path | None:
     """The folder named by ``EDGE_DP_DATA``, else ``../shared/data`` beside the checkout, else None.
 
+    The checkout is the working directory, where that is one, else the one that this module lies in.
+
     Raises:
         InputError: ``EDGE_DP_DATA`` names no folder.
     """
@@ -19,6 +21,8 @@ def data_root() -> Path | None:
         if not Path(named).is_dir():
             raise InputError(f"EDGE_DP_DATA: expected a folder, found none at {named}. Correct or unset the variable.")
         return Path(named)
-    checkout = Path(__file__).resolve().parents[2]
-    beside = checkout.parent / "shared" / "data"
-    return beside if (checkout / "pyproject.toml").is_file() and beside.is_dir() else None
+    for checkout in (Path.cwd(), Path(__file__).resolve().parents[2]):
+        beside = checkout.parent / "shared" / "data"
+        if (checkout / "pyproject.toml").is_file() and beside.is_dir():
+            return beside
+    return None

@@ -1,0 +1,1 @@
+"""Students, their registry and checkpoints."""

@@ -1,9 +1,9 @@
 """The checkpoint: a trained, quantised student as a folder of readable files. No pickle.
 
-    config.yaml           schema, student, input size, preprocessing, sha256 of the two files below
-    weights.safetensors   float32 weights, batch-norm folded
-    quantization.json     range, scale and zero point of every activation
-    training.json         data, teacher, licences of both, metrics, recipe
+config.yaml           schema, student, input size, preprocessing, sha256 of the two files below
+weights.safetensors   float32 weights, batch-norm folded
+quantization.json     range, scale and zero point of every activation
+training.json         data, teacher, licences of both, metrics, recipe
 """
 
 from __future__ import annotations
@@ -88,7 +88,9 @@ def write_checkpoint(checkpoint: Checkpoint, folder: Path) -> Path:
     """Write ``checkpoint`` to ``folder``, whole or not at all; an older checkpoint there is replaced."""
     with atomic_folder(folder, marker=_CONFIG) as temporary:
         (temporary / _WEIGHTS).write_bytes(save(checkpoint.weights))
-        json_dump({"schema": SCHEMA, "activations": [dataclasses.asdict(r) for r in checkpoint.ranges]}, temporary / _RANGES)
+        json_dump(
+            {"schema": SCHEMA, "activations": [dataclasses.asdict(r) for r in checkpoint.ranges]}, temporary / _RANGES
+        )
         json_dump(checkpoint.training, temporary / _TRAINING)
         config = _Config(
             SCHEMA,
@@ -114,17 +116,23 @@ def read_checkpoint(name_or_folder: str | Path) -> Checkpoint:
     path = folder / _CONFIG
     if not path.is_file():
         known = ", ".join(shipped_checkpoints()) or "none"
-        raise InputError(f"{name_or_folder}: no checkpoint there (no {_CONFIG}), and no shipped one of that name; shipped: {known}")
+        raise InputError(
+            f"{name_or_folder}: no checkpoint there (no {_CONFIG}), and no shipped one of that name; shipped: {known}"
+        )
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SchemaError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if isinstance(data, dict) and isinstance(data.get("schema"), int) and data["schema"] > SCHEMA:
-        raise SchemaError(f"{path}: schema {data['schema']} is newer than this edge_dp reads ({SCHEMA}); upgrade edge-dp")
+        raise SchemaError(
+            f"{path}: schema {data['schema']} is newer than this edge_dp reads ({SCHEMA}); upgrade edge-dp"
+        )
     config = from_mapping(_Config, data, str(path), strict=False)
     for name in (_WEIGHTS, _RANGES):
         if (found := sha256(folder / name)) != config.sha256.get(name):
-            raise ChecksumError(f"{folder / name}: checksum {found[:12]} is not the {str(config.sha256.get(name))[:12]} of {path}")
+            raise ChecksumError(
+                f"{folder / name}: checksum {found[:12]} is not the {str(config.sha256.get(name))[:12]} of {path}"
+            )
     try:
         weights = load_file(folder / _WEIGHTS)
     except SafetensorError as error:

@@ -25,4 +25,4 @@ Number = TypeVar("Number", float, NDArray[np.float32])
 
 def expected_error(confidence: Number) -> Number:
     """Mean absolute error in px that ``confidence`` promises; elementwise, same shape."""
-    return np.exp(math.log(B_MAX) + confidence * LOG_RATIO)  # type: ignore[return-value]  # numpy's exp keeps the kind
+    return np.exp(math.log(B_MAX) + confidence * LOG_RATIO)

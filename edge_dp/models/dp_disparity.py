@@ -28,6 +28,7 @@ class ConvReLU(nn.Module):
         self.norm: nn.Module = nn.BatchNorm2d(channels_out)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Shapes as in the class."""
         return torch.relu(self.norm(self.conv(x)))
 
     def fold(self) -> None:
@@ -49,6 +50,7 @@ class Up(nn.Module):
         self.refine = ConvReLU(channels, channels)
 
     def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
+        """Shapes as in the class."""
         up = nn.functional.interpolate(self.reduce(coarse), scale_factor=2.0, mode="bilinear", align_corners=False)
         return self.refine(up + skip)
 
@@ -88,6 +90,7 @@ class DpDisparity(nn.Module):
         return 2 ** len(self.widths)
 
     def forward(self, views: Tensor) -> tuple[Tensor, Tensor]:
+        """Disparity and confidence; shapes as in the class."""
         features = []
         x = views
         for level in self.encoder:

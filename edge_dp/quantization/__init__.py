@@ -1,0 +1,1 @@
+"""The quantiser shared by training and converters. Depends on torchao, on no engine."""

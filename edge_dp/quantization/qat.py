@@ -45,51 +45,71 @@ def convert(prepared: GraphModule, fold: bool = True) -> GraphModule:
 
 
 def freeze_ranges(prepared: GraphModule) -> None:
-    """Stop observing activations: from now on only weights move."""
+    """Stop observing activations: from now on only weights move.
+
+    Each scale is rounded to a number that a half float holds exactly. It costs nothing (2^-12 of the range), Core ML's fp16
+    programs then carry the very same scales, and products with int8 values are exact in float32, so that engines which
+    interpolate in float break ties alike.
+    """
     for _, fake_quantize in _activations(prepared):
+        scale, zero_point = fake_quantize.calculate_qparams()
+        _set_range(fake_quantize, float(scale.half()), int(zero_point))
         fake_quantize.disable_observer()
 
 
 def read_ranges(prepared: GraphModule) -> list[ActivationRange]:
-    """The quantisation of every activation, in the order of the graph."""
-    ranges = []
-    for tensor, fake_quantize in _activations(prepared):
-        observer = fake_quantize.activation_post_process
-        scale, zero_point = fake_quantize.calculate_qparams()
-        low, high = float(observer.min_val), float(observer.max_val)
-        ranges.append(ActivationRange(tensor, low, high, float(scale), int(zero_point)))
-    return ranges
+    """The quantisation of every activation, in the order of the graph; ranges must be frozen."""
+    return [ActivationRange(tensor, float(fq.scale), int(fq.zero_point)) for tensor, fq in _activations(prepared)]
 
 
 def restore_ranges(prepared: GraphModule, ranges: Sequence[ActivationRange]) -> None:
     """Give a freshly prepared graph the quantisation of a trained one, and freeze it.
 
     Raises:
-        InputError: the table is of another network, or its numbers contradict each other.
+        InputError: the table is of another network, or a range that no engine can execute.
     """
     table = {entry.tensor: entry for entry in ranges}
     places = list(_activations(prepared))
     if missing := sorted({tensor for tensor, _ in places} ^ set(table)):
         raise InputError(f"quantisation state does not fit the network: no match for {', '.join(missing[:5])}")
     for tensor, fake_quantize in places:
-        entry, observer = table[tensor], fake_quantize.activation_post_process
-        observer.min_val = torch.tensor(entry.minimum)
-        observer.max_val = torch.tensor(entry.maximum)
-        scale, zero_point = fake_quantize.calculate_qparams()
-        if abs(float(scale) - entry.scale) > 1e-6 * entry.scale or int(zero_point) != entry.zero_point:
+        entry = table[tensor]
+        if not entry.executable:
             raise InputError(
-                f"quantisation state of {tensor}: range [{entry.minimum}, {entry.maximum}] gives scale {float(scale)} and "
-                f"zero point {int(zero_point)}, but {entry.scale} and {entry.zero_point} are stored"
+                f"quantisation state of {tensor}: expected a positive scale and a zero point in [-128, 127], found "
+                f"{entry.scale} and {entry.zero_point}"
             )
-        fake_quantize.scale.resize_(scale.shape).copy_(scale)
-        fake_quantize.zero_point.resize_(zero_point.shape).copy_(zero_point)
-    freeze_ranges(prepared)
+        _set_range(fake_quantize, entry.scale, entry.zero_point)
+        fake_quantize.disable_observer()
 
 
 def observe_weights(prepared: GraphModule, shape: Sequence[int]) -> None:
     """One forward pass on zeros, so that the ranges of the weights are those of the weights as they are now."""
     with torch.no_grad():
         prepared(torch.zeros(tuple(shape)))
+
+
+def snap_biases(prepared: GraphModule) -> None:
+    """Round each bias to the grid of its accumulator, input scale x weight scale, as integer engines do.
+
+    Done here, the converted graph and every artifact share the very same biases. Weights must have been observed.
+    """
+    modules = dict(prepared.named_modules(remove_duplicate=False))
+    for node in prepared.graph.nodes:
+        if node.target is not torch.ops.aten.conv2d.default or len(node.args) < 3 or node.args[2] is None:
+            continue
+        scales = [modules[argument.target].calculate_qparams()[0].double() for argument in node.args[:2]]
+        bias = prepared.get_parameter(node.args[2].target)
+        with torch.no_grad():
+            bias.copy_(torch.round(bias.double() / (scales[0] * scales[1])) * (scales[0] * scales[1]))
+
+
+def _set_range(fake_quantize: Any, scale: float, zero_point: int) -> None:
+    observer = fake_quantize.activation_post_process
+    observer.min_val = torch.tensor((-128 - zero_point) * scale)
+    observer.max_val = torch.tensor((127 - zero_point) * scale)
+    fake_quantize.scale.resize_(1).fill_(scale)
+    fake_quantize.zero_point.resize_(1).fill_(zero_point)
 
 
 def _activations(prepared: GraphModule) -> Iterator[tuple[str, Any]]:

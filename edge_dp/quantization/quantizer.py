@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
+
 from edge_dp.errors import ExportError
 from edge_dp.quantization._torchao import (
     FusedMovingAvgObsFakeQuantize,
@@ -103,6 +104,7 @@ class PortableQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no ty
     """
 
     def annotate(self, model: GraphModule) -> GraphModule:
+        """Put the scheme into the graph's nodes; PT2E calls this."""
         for node in model.graph.nodes:
             if node.op != "call_function" or "quantization_annotation" in node.meta:
                 continue

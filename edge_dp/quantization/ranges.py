@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -9,11 +10,14 @@ from dataclasses import dataclass
 class ActivationRange:
     """Quantisation of one activation: real = scale * (q - zero_point), q in [-128, 127].
 
-    ``tensor`` is the name of the graph node that computes it.
+    ``tensor`` is the name of the graph node that computes it. ``scale`` is exact in a half float.
     """
 
     tensor: str
-    minimum: float
-    maximum: float
     scale: float
     zero_point: int
+
+    @property
+    def executable(self) -> bool:
+        """Whether an integer engine can use it: a positive finite scale, a zero point that is an int8."""
+        return math.isfinite(self.scale) and self.scale > 0 and -128 <= self.zero_point <= 127

@@ -1,0 +1,1 @@
+"""From procedural scenes to dual-pixel captures and stereo pairs."""

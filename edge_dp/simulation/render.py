@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -53,7 +54,7 @@ def render_disparity(scene: Scene, margin: int) -> Map:
 
 @dataclass(frozen=True, slots=True)
 class SideCamera:
-    """A second pinhole camera to the right of the first, rectified: stereo disparity offset - gain * d, px, left(x) = right(x - D).
+    """A second pinhole camera to the right of the first, rectified: left(x) = right(x - D), D = offset - gain * d px.
 
     Both disparities are affine in inverse depth, hence in each other; ``gain`` is how many times wider the baseline is than
     the lens's own.
@@ -81,14 +82,16 @@ def render_side(scene: Scene, camera: SideCamera, margin: int) -> Map:
         offset = camera.offset - camera.gain * (d0 - dx * (width - 1) / 2 - dy * (height - 1) / 2)
         forward = np.array([[1 + camera.gain * dx, camera.gain * dy, -offset], [0, 1, 0]])
         premultiplied = np.dstack([layer.radiance * layer.opacity, layer.opacity])
-        moved = cv2.warpAffine(premultiplied, forward, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-        return moved[..., 0], moved[..., 1]
+        moved = cv2.warpAffine(
+            premultiplied, forward, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
+        )
+        return _as_map(moved[..., 0]), _as_map(moved[..., 1])
 
     return _crop(_composite(scene, warp), margin)
 
 
 def _composite(scene: Scene, appearance: Callable[[Layer], tuple[Map, Map]]) -> Map:
-    """"Over", back to front; ``appearance`` gives a layer's premultiplied radiance and its opacity."""
+    """Composite "over", back to front; ``appearance`` gives a layer's premultiplied radiance and its opacity."""
     result = np.zeros_like(scene.layers[0].radiance)
     for layer in scene.layers:
         radiance, opacity = appearance(layer)
@@ -101,17 +104,21 @@ def _blur_plane(image: Map, layer: Layer, alpha: float, side: int) -> tuple[Map,
     low, high = float(disparity.min()), float(disparity.max())
     steps = int(np.ceil((high - low) / _PLANE_STEP))
     planes = [low] if steps == 0 else list(np.linspace(low, high, steps + 1))
-    result = np.zeros_like(image)
-    for index, plane in enumerate(planes):
+    result: Map = np.zeros_like(image)
+    for plane in planes:
         kernel = half_aperture_psf(round(plane / _DISPARITY_GRID) * _DISPARITY_GRID, alpha, side)
         # filter2D correlates; a point-spread function convolves, hence the flip.
-        blurred = cv2.filter2D(image, -1, kernel[::-1, ::-1], borderType=cv2.BORDER_REFLECT)
+        blurred = _as_map(cv2.filter2D(image, -1, kernel[::-1, ::-1], borderType=cv2.BORDER_REFLECT))
         if steps == 0:
             result = blurred
         else:
             weight = np.clip(1.0 - np.abs(disparity - plane) / ((high - low) / steps), 0.0, 1.0)
             result += blurred * weight[..., None]
     return result[..., 0], result[..., 1]
+
+
+def _as_map(image: NDArray[Any]) -> Map:
+    return np.asarray(image, dtype=np.float32)
 
 
 def _crop(image: Map, margin: int) -> Map:

@@ -124,14 +124,19 @@ def _shape(rng: np.random.Generator, height: int, width: int) -> Map:
     kind = rng.choice(["ellipse", "polygon", "blob", "bar", "fence"], p=[0.25, 0.3, 0.25, 0.14, 0.06])
     if kind == "ellipse":
         axes = (max(2, int(size)), max(2, int(size * rng.uniform(0.3, 1.0))))
-        cv2.ellipse(mask, np.round(centre).astype(int).tolist(), axes, float(rng.uniform(0, 180)), 0, 360, 1.0, -1, cv2.LINE_AA)
+        cv2.ellipse(
+            mask, np.round(centre).astype(int).tolist(), axes, float(rng.uniform(0, 180)), 0, 360, 1.0, -1, cv2.LINE_AA
+        )
     elif kind == "polygon":
         angles = np.sort(rng.uniform(0, 2 * np.pi, int(rng.integers(3, 8))))
-        corners = np.stack([np.cos(angles), np.sin(angles)], 1) * size * rng.uniform(0.6, 1.2, (len(angles), 1)) + centre
+        corners = (
+            np.stack([np.cos(angles), np.sin(angles)], 1) * size * rng.uniform(0.6, 1.2, (len(angles), 1)) + centre
+        )
         cv2.fillPoly(mask, [np.round(corners).astype(np.int32)], 1.0, cv2.LINE_AA)
     elif kind == "blob":
         angles = np.linspace(0, 2 * np.pi, 64, endpoint=False)
-        radius = 1.0 + sum(rng.uniform(0, 0.35 / k) * np.cos(k * angles + rng.uniform(0, 6.3)) for k in range(1, 6))
+        waves = (rng.uniform(0, 0.35 / k) * np.cos(k * angles + rng.uniform(0, 6.3)) for k in range(1, 6))
+        radius = 1.0 + sum(waves, start=np.zeros_like(angles))
         corners = np.stack([np.cos(angles), np.sin(angles)], 1) * radius[:, None] * size + centre
         cv2.fillPoly(mask, [np.round(corners).astype(np.int32)], 1.0, cv2.LINE_AA)
     else:

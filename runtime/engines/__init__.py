@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -22,7 +22,7 @@ def _needs(*modules: str) -> Callable[[], str | None]:
 
 
 def _needs_mac() -> str | None:
-    if sys.platform != "darwin":
+    if platform.system() != "Darwin":
         return "Core ML runs on macOS only; coreml-reference evaluates the same program here"
     return _needs("coremltools")()
 
@@ -35,6 +35,7 @@ class EngineEntry:
     formats: tuple[str, ...]
     target: str
     extra: str
+    distribution: str
     note: str
     why_not: Callable[[], str | None]
     measures_speed: bool = True
@@ -48,6 +49,7 @@ ENGINES: dict[str, EngineEntry] = {
             ("executorch",),
             "edge_dp.runtime.engines.executorch:ExecuTorchEngine",
             "executorch",
+            "executorch",
             "ExecuTorch runtime with XNNPACK",
             _needs("executorch", "torch"),
         ),
@@ -56,6 +58,7 @@ ENGINES: dict[str, EngineEntry] = {
             ("tflite",),
             "edge_dp.runtime.engines.litert:LiteRTEngine",
             "tflite",
+            "ai-edge-litert",
             "LiteRT interpreter with XNNPACK",
             _needs("ai_edge_litert"),
         ),
@@ -64,6 +67,7 @@ ENGINES: dict[str, EngineEntry] = {
             ("onnx",),
             "edge_dp.runtime.engines.onnxruntime:OnnxRuntimeEngine",
             "onnx",
+            "onnxruntime",
             "ONNX Runtime, CPU",
             _needs("onnxruntime"),
         ),
@@ -72,6 +76,7 @@ ENGINES: dict[str, EngineEntry] = {
             ("coreml",),
             "edge_dp.runtime.engines.coreml:CoreMLEngine",
             "coreml",
+            "coremltools",
             "Core ML",
             _needs_mac,
         ),
@@ -80,6 +85,7 @@ ENGINES: dict[str, EngineEntry] = {
             ("coreml",),
             "edge_dp.runtime.engines.coreml:CoreMLReferenceEngine",
             "coreml",
+            "coremltools",
             "evaluates the saved MIL program; says nothing of the Neural Engine, nor of speed",
             _needs("coremltools", "torch"),
             measures_speed=False,

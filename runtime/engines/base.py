@@ -60,7 +60,7 @@ class Engine(ABC):
     def _infer(self, inputs: Tensors) -> list[NDArray[np.float32]]:
         """Outputs in the order of the signature. ``inputs`` are checked and contiguous."""
 
-    def _deactivate(self) -> None:
+    def _deactivate(self) -> None:  # noqa: B027  # an engine may have nothing to free
         """Free what ``_activate`` took."""
 
     def activate(self) -> None:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import platform
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,40 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_dp.errors import EngineError, MissingExtraError
+from edge_dp.quiet import quiet
 from edge_dp.runtime.engines.base import Engine, Signature, Tensors
 
 if TYPE_CHECKING:
     from edge_dp.runtime.engines.mil import MilProgram, TensorType
 
 COMPUTE_UNITS = ("ALL", "CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE")
-
-
-@contextlib.contextmanager
-def quiet_coremltools() -> Iterator[Any]:
-    """Import coremltools and keep it quiet: no log below an error, no progress bar, no warning.
-
-    It announces each import, each untested version of a neighbour and each pass, on loggers and on stderr alike. Both
-    are silenced for the whole process while the block lasts, so keep the block short. Exceptions pass.
-
-    Yields:
-        the coremltools module.
-
-    Raises:
-        MissingExtraError: coremltools is not installed.
-    """
-    disabled = logging.root.manager.disable
-    logging.disable(max(disabled, logging.WARNING))
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            try:
-                import coremltools
-            except ImportError as error:
-                raise MissingExtraError(
-                    f"coremltools cannot be imported ({error}); pip install edge-dp[coreml]"
-                ) from error
-            yield coremltools
-    finally:
-        logging.disable(disabled)
 
 
 class CoreMLEngine(Engine):
@@ -74,7 +43,8 @@ class CoreMLEngine(Engine):
     def _activate(self) -> None:
         if platform.system() != "Darwin":
             raise EngineError(f"{self.artifact}: Core ML exists on macOS only; use the engine coreml-reference here")
-        with quiet_coremltools() as ct:
+        with quiet():
+            ct = _coremltools()
             self._model = ct.models.MLModel(str(self.artifact), compute_units=ct.ComputeUnit[self.compute_units])
 
     def _infer(self, inputs: Tensors) -> list[NDArray[np.float32]]:
@@ -130,32 +100,52 @@ class CoreMLReferenceEngine(Engine):
         self._program = None
 
 
-def read_program(package: Path) -> MilProgram:
-    """The ``main`` function of a saved package, its constants unpacked.
+def load_function(package: Path) -> Any:
+    """The MIL function ``main`` of a saved package, as coremltools reads it back from disk.
 
     Args:
         package: a ``.mlpackage`` folder holding an ML program.
 
     Raises:
-        EngineError: the package is damaged, incomplete, not an ML program, or says what has no reference here.
-        MissingExtraError: coremltools or torch is not installed.
+        EngineError: the package is damaged, incomplete or not an ML program.
+        MissingExtraError: coremltools is not installed.
     """
-    with quiet_coremltools() as ct:
+    with quiet():
+        ct = _coremltools()
         from coremltools.converters.mil.frontend.milproto.load import load
-
-        from edge_dp.runtime.engines.mil import MilProgram
 
         try:
             model = ct.models.MLModel(str(package), skip_model_load=True)
             spec = model.get_spec()
-            program = load(
-                spec, specification_version=spec.specificationVersion, file_weights_dir=model.weights_dir or ""
-            )
-            function = program.functions["main"]
+            weights = model.weights_dir or ""
+            return load(spec, specification_version=spec.specificationVersion, file_weights_dir=weights).functions[
+                "main"
+            ]
         except Exception as error:  # coremltools, protobuf and the weight reader each raise their own kinds
             words = " ".join(str(error).split())[:300] or type(error).__name__
             raise EngineError(
                 f"{package}: no readable ML program: damaged, incomplete or newer than coremltools "
                 f"{ct.__version__} ({words})"
             ) from error
+
+
+def read_program(package: Path) -> MilProgram:
+    """The ``main`` function of a saved package, ready to run, its constants unpacked.
+
+    Raises:
+        EngineError: as ``load_function``, or an operation has no reference here.
+        MissingExtraError: coremltools or torch is not installed.
+    """
+    function = load_function(package)
+    with quiet():
+        from edge_dp.runtime.engines.mil import MilProgram
+
         return MilProgram(function, str(package))
+
+
+def _coremltools() -> Any:
+    try:
+        import coremltools
+    except ImportError as error:
+        raise MissingExtraError(f"coremltools cannot be imported ({error}): pip install 'edge-dp[coreml]'") from error
+    return coremltools

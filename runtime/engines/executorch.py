@@ -18,7 +18,7 @@ class ExecuTorchEngine(Engine):
     _method: Any
 
     def _activate(self) -> None:
-        import executorch.kernels.quantized  # registers the quantise operations at the program's border
+        import executorch.kernels.quantized  # noqa: F401  # registers the quantise operations at a program's border
         from executorch.extension.pybindings import portable_lib
         from executorch.runtime import Runtime, Verification
 

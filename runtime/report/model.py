@@ -63,7 +63,9 @@ class Report:
         """What ``row`` misses under this report's thresholds, in words; empty where it passes."""
         if row.error is not None:
             return [row.error]
-        threshold = self.thresholds[row.precision]
+        threshold = self.thresholds.get(row.precision)
+        if threshold is None:
+            return [f"no thresholds for precision {row.precision!r}"]
         return [text for name, statistics in row.statistics.items() for text in failures(name, statistics, threshold)]
 
     @property
@@ -86,5 +88,7 @@ def read_report(path: Path) -> Report:
     """
     data = json_load(path)
     if isinstance(data.get("schema"), int) and data["schema"] > SCHEMA:
-        raise SchemaError(f"{path}: schema {data['schema']} is newer than this edge_dp reads ({SCHEMA}); upgrade edge-dp")
+        raise SchemaError(
+            f"{path}: schema {data['schema']} is newer than this edge_dp reads ({SCHEMA}); upgrade edge-dp"
+        )
     return from_mapping(Report, data, str(path), strict=False)

@@ -1,0 +1,1 @@
+"""Teachers: networks and algorithms that see more than a dual-pixel camera does."""

@@ -25,7 +25,9 @@ class SgmTeacher:
     block: int = 5
     agreement: float = 1.0
 
-    def __call__(self, left: NDArray[np.uint8], right: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    def __call__(
+        self, left: NDArray[np.uint8], right: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Match a rectified pair.
 
         Args:
@@ -35,7 +37,9 @@ class SgmTeacher:
             Disparity D (H, W) float32 px of the left view, and where it is valid.
         """
         if left.shape != right.shape or left.ndim != 2:
-            raise InputError(f"stereo pair: expected two (H, W) views of one size, found {left.shape} and {right.shape}")
+            raise InputError(
+                f"stereo pair: expected two (H, W) views of one size, found {left.shape} and {right.shape}"
+            )
         count = -(-self.disparities // 16) * 16
         # Border pixels see no partner inside the frame; repeated borders keep the arrays the size the matcher wants.
         pad = ((0, 0), (count, count))
@@ -46,7 +50,9 @@ class SgmTeacher:
         inside = slice(count, count + left.shape[1])
         columns = np.arange(wide_left.shape[1], dtype=np.float32)[None, :]
         rows = np.arange(left.shape[0], dtype=np.float32)[:, None] + 0 * columns
-        partner = cv2.remap(np.ascontiguousarray(from_right), columns - from_left, rows, cv2.INTER_NEAREST, borderValue=-1)
+        partner = cv2.remap(
+            np.ascontiguousarray(from_right), columns - from_left, rows, cv2.INTER_NEAREST, borderValue=-1
+        )
         landing = columns - from_left - count
         valid = (from_left > 0) & (partner > 0) & (np.abs(from_left - partner) <= self.agreement)
         valid &= (landing >= 0) & (landing <= left.shape[1] - 1)

@@ -48,7 +48,7 @@ def spatial_padding(
 
 
 def padded(x: Tensor, padding: Sequence[tuple[int, int]], value: float = 0.0) -> Tensor:
-    """(..., *D) with ``padding`` elements of ``value`` around its last dimensions; negative numbers crop."""
+    """(..., *D) with ``padding`` elements of ``value`` around its last dimensions."""
     return functional.pad(x, [n for pair in reversed(padding) for n in pair], value=value)
 
 

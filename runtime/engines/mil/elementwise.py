@@ -6,19 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edge_dp.runtime.engines.mil.registry import mil_op
+from edge_dp.runtime.engines.mil.registry import HELD_AS, mil_op
 
 Operand = Tensor | float | int | tuple[int, ...]
-
-_CAST = {
-    "fp16": torch.float32,  # the program rounds it to half
-    "fp32": torch.float32,
-    "int32": torch.int32,
-    "int16": torch.int16,
-    "int8": torch.int8,
-    "uint8": torch.uint8,
-    "bool": torch.bool,
-}
 
 
 @mil_op("add")
@@ -85,6 +75,12 @@ def clip(x: Tensor, alpha: float, beta: float) -> Tensor:
 def clamped_relu(x: Tensor, alpha: float, beta: float) -> Tensor:
     """Piecewise min(beta, x) where x >= 0, else min(beta, alpha x)."""
     return torch.clamp(torch.where(x >= 0, x, alpha * x), max=beta)
+
+
+@mil_op("thresholded_relu", moves=True)
+def thresholded_relu(x: Tensor, alpha: float) -> Tensor:
+    """Piecewise x where x >= alpha, else 0; the converter writes hard swish with it."""
+    return torch.where(x >= alpha, x, 0.0)
 
 
 @mil_op("leaky_relu")
@@ -198,7 +194,7 @@ def nearest(x: Tensor) -> Tensor:
 @mil_op("cast")
 def cast(x: Tensor, dtype: str) -> Tensor:
     """As ``dtype``: fp16 to the nearest half, ties to even; integers by dropping the fraction; bool as x != 0."""
-    return torch.as_tensor(x).to(_CAST[dtype])
+    return torch.as_tensor(x).to(HELD_AS[dtype])  # the program rounds to half
 
 
 def _pair(x: Operand, y: Operand) -> tuple[Tensor, Tensor]:

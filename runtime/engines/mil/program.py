@@ -13,23 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edge_dp.errors import EngineError
-from edge_dp.runtime.engines.mil.registry import OPS, OpEntry
+from edge_dp.runtime.engines.mil.registry import HELD_AS, OPS, OpEntry
 
 MilObject: TypeAlias = Any  # coremltools has no types: a function, op or variable of its MIL
 Constant: TypeAlias = Tensor | float | int | bool | str | tuple[Any, ...]
 Operand: TypeAlias = "Constant | _Varying | list[Operand]"
-
-# What holds a MIL type while a program runs. Half is held widened: its tensors are float32 whose values are all halves.
-_HELD_AS = {
-    "fp16": torch.float32,
-    "fp32": torch.float32,
-    "int32": torch.int32,
-    "int16": torch.int16,
-    "uint16": torch.int32,
-    "int8": torch.int8,
-    "uint8": torch.uint8,
-    "bool": torch.bool,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +103,7 @@ class MilProgram:
                 if name not in inputs or inputs[name].shape != kind.shape:
                     found = inputs[name].shape if name in inputs else "nothing"
                     raise EngineError(f"{self._source}: input {name!r}: expected shape {kind.shape}, found {found}")
-                # A copy: torch warns about read-only arrays, and an output must never be a view of an input.
-                values[name] = _held(torch.tensor(inputs[name]), kind.dtype)
+                values[name] = _held(torch.tensor(inputs[name]), kind.dtype)  # a copy: arrays may be read-only
             for step in self._steps:
                 for (name, _), value in zip(step.outputs, self._results(step, values), strict=True):
                     values[name] = value
@@ -131,7 +118,7 @@ class MilProgram:
         label = f"{self._source}: MIL op {op.op_type!r} with output {op.outputs[0].name!r}"
         entry = OPS.get(op.op_type)
         if entry is None:
-            raise EngineError(f"{label} has no reference here; known are {', '.join(sorted(OPS))}")
+            raise EngineError(f"{label} has no reference here; write the model without it, or add one to {__package__}")
         operands = {name: self._operand(var) for name, var in op.inputs.items() if var is not None}
         try:
             inspect.signature(entry.function).bind(**operands)
@@ -150,8 +137,8 @@ class MilProgram:
         if not all(isinstance(size, (int, np.integer)) for size in var.shape):
             raise EngineError(f"{self._source}: {var.name!r}: expected a fixed shape, found {tuple(var.shape)}")
         dtype = types.builtin_to_string(var.dtype)
-        if dtype not in _HELD_AS:
-            raise EngineError(f"{self._source}: {var.name!r}: expected one of {sorted(_HELD_AS)}, found {dtype!r}")
+        if dtype not in HELD_AS:
+            raise EngineError(f"{self._source}: {var.name!r}: expected one of {sorted(HELD_AS)}, found {dtype!r}")
         return TensorType(tuple(int(size) for size in var.shape), dtype)
 
     def _results(self, step: _Step, values: Mapping[str, Tensor]) -> list[Tensor]:
@@ -172,8 +159,8 @@ class MilProgram:
 
 
 def _held(value: Tensor, dtype: str) -> Tensor:
-    """The tensor as MIL type ``dtype`` stores it: rounded to half for fp16, held as in ``_HELD_AS``."""
-    return value.half().float() if dtype == "fp16" else value.to(_HELD_AS[dtype])
+    """The tensor as MIL type ``dtype`` stores it: rounded to half for fp16, held as in ``HELD_AS``."""
+    return value.half().float() if dtype == "fp16" else value.to(HELD_AS[dtype])
 
 
 def _constant(value: object) -> Constant:

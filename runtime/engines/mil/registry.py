@@ -12,8 +12,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import torch
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 Ints = tuple[int, ...]
+
+# What holds a MIL type while a program runs. Half is held widened: its tensors are float32 whose values are all halves.
+HELD_AS = {
+    "fp16": torch.float32,
+    "fp32": torch.float32,
+    "int32": torch.int32,
+    "int16": torch.int16,
+    "uint16": torch.int32,
+    "int8": torch.int8,
+    "uint8": torch.uint8,
+    "bool": torch.bool,
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_dp.errors import InputError
+from edge_dp.preprocessing import ExposureNormalisation
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def dim_views(seed, shape=(2, 12, 16), spread=(0.5, 1.5)):
+    """Views in which nothing is five times brighter than the mean, so that nothing saturates at a mean of 0.2."""
+    return (0.1 * np.random.default_rng(seed).uniform(*spread, shape)).astype(np.float32)
+
+
+@given(seed=SEEDS, target=st.floats(0.05, 0.3))
+@settings(max_examples=30, deadline=None)
+def test_common_mean_of_both_views_is_reached(seed, target):
+    views = dim_views(seed)
+    views[1] *= 0.6  # shading: one view is darker than the other
+    seen = ExposureNormalisation(target_mean=target)(views)
+    assert seen.dtype == np.float32
+    assert seen.mean(dtype=float) == pytest.approx(target, rel=1e-5)
+
+
+@given(seed=SEEDS, scale=st.floats(0.05, 5))
+@settings(max_examples=30, deadline=None)
+def test_brightness_of_the_scene_does_not_matter(seed, scale):
+    views, normalise = dim_views(seed), ExposureNormalisation()
+    np.testing.assert_allclose(normalise((views * scale).astype(np.float32)), normalise(views), rtol=1e-5)
+
+
+@given(seed=SEEDS)
+@settings(max_examples=30, deadline=None)
+def test_ratio_of_the_views_and_of_all_pixels_is_kept(seed):
+    views = dim_views(seed)
+    seen = ExposureNormalisation()(views)
+    np.testing.assert_allclose(seen[0] / seen[1], views[0] / views[1], rtol=1e-5)
+    np.testing.assert_allclose(seen / seen[0, 0, 0], views / views[0, 0, 0], rtol=1e-5)
+
+
+def test_what_is_five_times_brighter_than_the_mean_saturates_in_both_views():
+    views = np.full((2, 20, 20), 0.01, np.float32)
+    views[:, 3, 4], views[:, 5, 6] = 0.5, 0.02
+    seen = ExposureNormalisation()(views)
+    gain = 0.2 / views.mean(dtype=float)
+    assert gain * 0.5 > 1
+    np.testing.assert_array_equal(seen[:, 3, 4], 1)
+    np.testing.assert_allclose(seen[:, 5, 6], gain * 0.02, rtol=1e-6)
+    assert seen.max() == 1
+
+
+def test_gain_is_limited_in_the_dark():
+    views = np.full((2, 4, 4), 1e-4, np.float32)
+    np.testing.assert_allclose(ExposureNormalisation()(views), 0.02, rtol=1e-5)
+    np.testing.assert_allclose(ExposureNormalisation(max_gain=50)(views), 0.005, rtol=1e-5)
+
+
+def test_bright_scenes_are_darkened():
+    np.testing.assert_allclose(ExposureNormalisation()(np.full((2, 4, 4), 0.8, np.float32)), 0.2, rtol=1e-6)
+
+
+def test_every_capture_of_a_batch_has_its_own_gain():
+    batch = np.stack([dim_views(0), 3 * dim_views(1)])
+    normalise = ExposureNormalisation()
+    np.testing.assert_array_equal(normalise(batch), np.stack([normalise(batch[0]), normalise(batch[1])]))
+
+
+def test_black_views_are_refused():
+    with pytest.raises(InputError, match="black"):
+        ExposureNormalisation()(np.zeros((2, 4, 4), np.float32))
+    batch = np.stack([dim_views(0), 0 * dim_views(1)])
+    with pytest.raises(InputError, match="black"):
+        ExposureNormalisation()(batch)
+
+
+@pytest.mark.parametrize("bad", [np.nan, -1.0])
+def test_views_without_a_positive_mean_are_refused(bad):
+    with pytest.raises(InputError):
+        ExposureNormalisation()(np.full((2, 4, 4), bad, np.float32))
+
+
+def test_input_is_left_as_it_was():
+    views = dim_views(2)
+    before = views.copy()
+    ExposureNormalisation()(views)
+    np.testing.assert_array_equal(views, before)

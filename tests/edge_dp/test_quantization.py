@@ -1,0 +1,366 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from scipy.signal import correlate
+from torch import nn
+
+from edge_dp.errors import ExportError, InputError
+from edge_dp.models.dp_disparity import DpDisparity
+from edge_dp.quantization.qat import convert, freeze_ranges, observe_weights, prepare, read_ranges, restore_ranges
+
+SHAPE = (1, 2, 32, 32)
+QUANTISED_OPS = {
+    "aten.conv2d.default",
+    "aten.relu.default",
+    "aten.add.Tensor",
+    "aten.upsample_bilinear2d.vec",
+    "quantized_decomposed.quantize_per_tensor.default",
+    "quantized_decomposed.dequantize_per_tensor.default",
+    "quantized_decomposed.quantize_per_channel.default",
+    "quantized_decomposed.dequantize_per_channel.default",
+}
+
+
+@pytest.fixture(autouse=True)
+def same_numbers_in_every_run():
+    torch.manual_seed(3)
+
+
+def small_network(seed=0):
+    torch.manual_seed(seed)
+    network = DpDisparity((8, 12))
+    for _ in range(3):
+        network(torch.rand(2, 2, 32, 32))
+    network.eval()
+    network.fold_batch_norm()
+    return network
+
+
+def with_weights_of(prepared):
+    network = DpDisparity((8, 12))
+    network.fold_batch_norm()
+    network.eval()
+    network.load_state_dict({name: prepared.get_parameter(name) for name in network.state_dict()})
+    return network
+
+
+def run(module, views):
+    with torch.no_grad():
+        return module(views)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A prepared graph after a few steps of quantisation-aware training, ranges frozen half way."""
+    prepared = prepare(small_network(), SHAPE)
+    optimiser = torch.optim.SGD(prepared.parameters(), 1e-2)
+    for step in range(8):
+        if step == 4:
+            freeze_ranges(prepared)
+        disparity, confidence = prepared(torch.rand(4, 2, 32, 32))
+        loss = (disparity - 0.3).abs().mean() + (confidence - 1).abs().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    observe_weights(prepared, SHAPE)
+    return prepared
+
+
+@pytest.fixture(scope="module")
+def ranges(trained):
+    return {entry.tensor: entry for entry in read_ranges(trained)}
+
+
+@pytest.fixture(scope="module")
+def folded(trained):
+    return convert(trained)
+
+
+def output_steps(graph, ranges):
+    """Scale of each output: of the last quantisation before it."""
+    output = next(node for node in graph.graph.nodes if node.op == "output")
+    return [ranges[node.all_input_nodes[0].name].scale for node in output.args[0]]
+
+
+@pytest.mark.xfail(
+    strict=True, reason="the fused observer trains with other weight scales than the converted graph has"
+)
+@pytest.mark.parametrize("shape", [SHAPE, (2, 2, 64, 48)])
+def test_graph_that_was_trained_is_the_graph_that_is_converted_within_one_output_step(trained, folded, ranges, shape):
+    views = torch.rand(shape)
+    for a, b, step in zip(run(trained, views), run(folded, views), output_steps(trained, ranges), strict=True):
+        assert (a - b).abs().max() <= 1.001 * step
+
+
+def test_converted_graph_stays_near_the_trained_one(trained, folded, ranges):
+    """Looser than it ought to be, see the test above: the mean, not the worst, within one step."""
+    views = torch.rand(2, 2, 64, 48)
+    for a, b, step in zip(run(trained, views), run(folded, views), output_steps(trained, ranges), strict=True):
+        assert (a - b).abs().mean() <= step
+
+
+def test_stored_weights_and_quantise_nodes_compute_exactly_the_same(trained, folded):
+    unfolded = convert(trained, fold=False)
+    views = torch.rand(2, 2, 64, 48)
+    for a, b in zip(run(folded, views), run(unfolded, views), strict=True):
+        assert torch.equal(a, b)
+    assert any(
+        node.target == torch.ops.quantized_decomposed.quantize_per_channel.default for node in unfolded.graph.nodes
+    )
+    assert not any(
+        node.target == torch.ops.quantized_decomposed.quantize_per_channel.default for node in folded.graph.nodes
+    )
+
+
+def test_converting_leaves_the_prepared_graph_as_it_was(trained):
+    views, before = torch.rand(SHAPE), read_ranges(trained)
+    outputs = run(trained, views)
+    convert(trained)
+    assert read_ranges(trained) == before
+    for a, b in zip(run(trained, views), outputs, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_converted_graph_holds_integer_operations_only(folded):
+    assert {str(node.target) for node in folded.graph.nodes if node.op == "call_function"} <= QUANTISED_OPS
+    for node in folded.graph.nodes:
+        if str(node.target) in ("aten.conv2d.default", "aten.add.Tensor", "aten.upsample_bilinear2d.vec"):
+            for source in node.all_input_nodes:
+                assert source.op == "get_attr" or "dequantize" in str(
+                    source.target
+                )  # biases are float until an engine has them
+
+
+def test_weights_are_symmetric_int8_per_output_channel_of_the_trained_ones(trained, folded):
+    """Q = round(w / s), s = max |w| of the channel / 127, in numpy."""
+    state, found = folded.state_dict(), 0
+    for node in folded.graph.nodes:
+        if str(node.target) != "aten.conv2d.default":
+            continue
+        weight_node, bias_node = node.args[1], node.args[2]
+        integers, scales, zeros = (state[source.target].numpy() for source in weight_node.all_input_nodes)
+        weights = (
+            trained.get_parameter(bias_node.target.replace(".bias", ".weight")).detach().numpy().astype(np.float64)
+        )
+        largest = np.abs(weights).reshape(len(weights), -1).max(axis=1)
+        np.testing.assert_allclose(scales, largest / 127, rtol=1e-6)
+        assert integers.dtype == np.int8 and (zeros == 0).all()
+        expected = np.clip(np.round(weights / scales[:, None, None, None]), -127, 127)
+        assert np.abs(integers - expected).max() <= 1  # a tie in float32 may round the other way
+        assert (integers == expected).mean() > 0.999
+        assert (np.abs(integers).reshape(len(weights), -1).max(axis=1) == 127).all()
+        found += 1
+    assert found == 8
+
+
+def test_scale_and_zero_point_follow_from_the_range(ranges):
+    """Affine int8 over [min, max] widened to hold zero, which padding needs exactly."""
+    for entry in ranges.values():
+        low, high = min(entry.minimum, 0.0), max(entry.maximum, 0.0)
+        assert entry.scale == pytest.approx(max((high - low) / 255, 2.0**-12), rel=1e-6)
+        assert entry.zero_point == pytest.approx(-128 - low / entry.scale, abs=0.5 + 1e-3)
+        assert -128 <= entry.zero_point <= 127
+
+
+def test_input_is_quantised_as_the_formula_says(trained, ranges):
+    """Real = s * (q - z), q = clip(round(x / s) + z, -128, 127), ties to even, in numpy."""
+    entry = ranges["views"]
+    views = (torch.rand(SHAPE) * 1.6 - 0.3).float()  # beyond the range on both sides
+    node = next(node for node in trained.graph.nodes if node.op == "call_module" and node.args[0].name == "views")
+    seen = run(trained.get_submodule(node.target), views).numpy()
+    q = np.clip(np.round(views.numpy() / np.float32(entry.scale)) + entry.zero_point, -128, 127)
+    expected = entry.scale * (q - entry.zero_point)
+    error = np.abs(seen - expected)
+    assert error.max() <= 1.001 * entry.scale
+    assert (error < 1e-6).mean() > 0.999
+    assert q.min() == -128 and q.max() == 127
+
+
+def test_activations_after_a_relu_use_all_codes_for_what_is_positive(ranges):
+    relus = [entry for name, entry in ranges.items() if name.startswith("relu")]
+    assert len(relus) == 5
+    for entry in relus:
+        assert entry.minimum == 0 and entry.zero_point == -128
+        assert entry.scale == pytest.approx(entry.maximum / 255, rel=1e-6)
+
+
+def test_convolution_before_a_relu_has_no_range_of_its_own(trained, ranges):
+    for node in trained.graph.nodes:
+        if str(node.target) == "aten.conv2d.default":
+            fused = [user for user in node.users if str(user.target) == "aten.relu.default"]
+            assert (node.name in ranges) == (not fused)
+
+
+def test_upsampling_shares_the_quantisation_of_its_input(trained, folded, ranges):
+    (node,) = (node for node in trained.graph.nodes if "upsample" in node.name)
+    source = node.args[0].args[0].name
+    assert dataclasses.replace(ranges[node.name], tensor=source) == ranges[source]
+    (node,) = (node for node in folded.graph.nodes if "upsample" in node.name)
+    (after,) = node.users
+    assert after.args[1:] == node.args[0].args[1:]  # scale, zero point and limits
+
+
+@pytest.mark.parametrize("shape", [SHAPE, (2, 2, 48, 64)])
+def test_weights_and_table_give_the_trained_graph_back_bit_for_bit(trained, ranges, shape):
+    prepared = prepare(with_weights_of(trained), shape)
+    restore_ranges(prepared, list(ranges.values()))
+    observe_weights(prepared, shape)
+    assert read_ranges(prepared) == list(ranges.values())
+    for views in (torch.rand(shape), 5 * torch.rand(3, 2, 32, 96)):
+        for pair in ((prepared, trained), (convert(prepared), convert(trained))):
+            for a, b in zip(*(run(module, views) for module in pair), strict=True):
+                assert torch.equal(a, b)
+    assert read_ranges(prepared) == list(ranges.values())  # frozen: bright views did not widen them
+
+
+def test_restored_weights_follow_the_weights_and_not_a_former_range(trained, ranges):
+    network = with_weights_of(trained)
+    prepared = prepare(network, SHAPE)
+    restore_ranges(prepared, list(ranges.values()))
+    observe_weights(prepared, SHAPE)
+    with torch.no_grad():
+        prepared.get_parameter("disparity.weight").mul_(0.5)
+    observe_weights(prepared, SHAPE)
+    with torch.no_grad():
+        network.disparity.weight.mul_(0.5)
+    fresh = prepare(network, SHAPE)
+    restore_ranges(fresh, list(ranges.values()))
+    observe_weights(fresh, SHAPE)
+    views = torch.rand(SHAPE)
+    for a, b in zip(run(convert(prepared), views), run(convert(fresh), views), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def freshly_prepared():
+    return prepare(small_network(), SHAPE)
+
+
+def test_table_without_an_entry_names_it(freshly_prepared, ranges):
+    table = [entry for entry in ranges.values() if entry.tensor != "add"]
+    with pytest.raises(InputError, match="does not fit the network: no match for add"):
+        restore_ranges(freshly_prepared, table)
+
+
+def test_table_with_a_renamed_entry_names_both(freshly_prepared, ranges):
+    table = [dataclasses.replace(e, tensor="sum") if e.tensor == "add" else e for e in ranges.values()]
+    with pytest.raises(InputError, match="no match for add, sum"):
+        restore_ranges(freshly_prepared, table)
+
+
+def changed(ranges, tensor, **changes):
+    return [dataclasses.replace(e, **changes) if e.tensor == tensor else e for e in ranges.values()]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"scale": 0.5}, {"zero_point": 3}, {"maximum": 77.0}, {"scale": -1.0}, {"scale": 0.0}, {"minimum": -50.0}],
+)
+def test_entry_whose_numbers_contradict_each_other_is_refused(freshly_prepared, ranges, changes):
+    with pytest.raises(InputError, match=r"quantisation state of relu_2: range .* gives scale"):
+        restore_ranges(freshly_prepared, changed(ranges, "relu_2", **changes))
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="torchao asserts before the table is judged")
+def test_entry_with_minimum_above_maximum_is_refused(freshly_prepared, ranges):
+    with pytest.raises(InputError, match="relu_2"):
+        restore_ranges(freshly_prepared, changed(ranges, "relu_2", minimum=3.0, maximum=1.0))
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=pytest.fail.Exception,
+    reason="tensors that share a quantisation are restored one after the other",
+)
+def test_entries_of_tensors_that_share_a_quantisation_must_agree(freshly_prepared, ranges):
+    other = {key: value for key, value in dataclasses.asdict(ranges["add"]).items() if key != "tensor"}
+    with pytest.raises(InputError, match="upsample_bilinear2d"):
+        restore_ranges(freshly_prepared, changed(ranges, "upsample_bilinear2d", **other))
+
+
+@pytest.mark.xfail(
+    strict=True, raises=pytest.fail.Exception, reason="the last of two entries of one tensor wins in silence"
+)
+def test_two_entries_of_one_tensor_are_refused(freshly_prepared, ranges):
+    twice = [*ranges.values(), dataclasses.replace(ranges["relu_1"], tensor="add")]
+    with pytest.raises(InputError, match="add"):
+        restore_ranges(freshly_prepared, twice)
+
+
+class Block(nn.Module):
+    """A convolution and something after it."""
+
+    def __init__(self, after):
+        super().__init__()
+        self.stem = nn.Conv2d(2, 3, 3, padding=1)
+        self.after = after
+
+    def forward(self, x):
+        return self.after(self.stem(x))
+
+
+class PlusOne(nn.Module):
+    def forward(self, x):
+        return x + 1.0
+
+
+def test_range_of_a_constant_input_keeps_the_smallest_scale():
+    prepared = prepare(Block(nn.ReLU()).eval(), SHAPE)
+    prepared(torch.zeros(SHAPE))
+    assert read_ranges(prepared)[0].scale == 2.0**-12
+
+
+def test_observing_goes_on_until_ranges_are_frozen():
+    prepared = prepare(Block(nn.ReLU()).eval(), SHAPE)
+    prepared(torch.rand(SHAPE))
+    first = read_ranges(prepared)
+    prepared(2 * torch.rand(SHAPE))
+    second = read_ranges(prepared)
+    assert second[0].maximum > first[0].maximum
+    freeze_ranges(prepared)
+    prepared(9 * torch.rand(SHAPE))
+    assert read_ranges(prepared) == second
+
+
+@pytest.mark.parametrize(("after", "operation"), [(nn.Sigmoid(), "sigmoid"), (nn.MaxPool2d(2), "max_pool2d")])
+def test_operation_without_integer_rule_is_refused_with_its_module_path(after, operation):
+    network = Block(nn.Sequential(nn.ReLU(), after)).eval()
+    with pytest.raises(ExportError, match=rf"^after\.1: operation aten\.{operation}.* no portable integer rule"):
+        prepare(network, (1, 2, 8, 8))
+
+
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="the rule for addition asserts that both operands are tensors"
+)
+def test_addition_of_a_number_is_refused_with_its_module_path():
+    with pytest.raises(ExportError, match="after"):
+        prepare(Block(PlusOne()).eval(), (1, 2, 8, 8))
+
+
+def test_converted_convolution_is_integer_arithmetic():
+    """q_out = clip(round((sum (q_x - z_x) q_w * s_x s_w + b) / s_out) + z_out): int64 sums by scipy, padding with real zero."""
+    network = Block(nn.ReLU()).eval()
+    nn.init.constant_(network.stem.bias, 0.2)  # most outputs are positive, some are not
+    prepared = prepare(network, (1, 2, 12, 14))
+    for _ in range(3):
+        prepared(torch.rand(1, 2, 12, 14))
+    freeze_ranges(prepared)
+    first, last = read_ranges(prepared)
+    views = torch.rand(1, 2, 12, 14)
+    seen = run(convert(prepared), views).numpy()[0]
+
+    weights, bias = (p.detach().numpy().astype(np.float64) for p in (network.stem.weight, network.stem.bias))
+    weight_scale = np.abs(weights).reshape(3, -1).max(axis=1) / 127
+    q_weights = np.round(weights / weight_scale[:, None, None, None]).astype(np.int64)
+    q_views = np.clip(np.round(views.numpy()[0] / first.scale) + first.zero_point, -128, 127).astype(np.int64)
+    padded = np.pad(q_views - first.zero_point, ((0, 0), (1, 1), (1, 1)))
+    sums = np.stack([correlate(padded, kernel, mode="valid", method="direct")[0] for kernel in q_weights])
+    real = sums * (first.scale * weight_scale)[:, None, None] + bias[:, None, None]
+    q_out = np.clip(np.round(np.maximum(real, 0) / last.scale) + last.zero_point, -128, 127)
+    expected = last.scale * (q_out - last.zero_point)
+    error = np.abs(seen - expected)
+    assert (error < 1e-5).mean() > 0.99  # ties of float32 sums may round the other way
+    assert error.max() < 1.001 * last.scale
+    assert len(np.unique(q_out)) > 50 and q_out.min() == -128

@@ -1,0 +1,57 @@
+"""Examples and benchmarks run as they stand."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+
+from edge_dp.bundle.manifest import read_bundle
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(script, *arguments):
+    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_predict(bundle, tmp_path):
+    text = run("examples/01_predict.py", "--bundle", bundle.folder, "--out", tmp_path)
+    assert "against the simulated truth" in text
+    assert cv2.imread(str(tmp_path / "side_by_side.png")).shape == (384, 3 * 512, 3)
+
+
+def test_contact_sheet(bundle, data_root, tmp_path):
+    text = run("examples/02_pixel4_contact_sheet.py", bundle.folder, "--out", tmp_path / "sheet.png")
+    lines = [line.split() for line in text.splitlines()]
+    assert [line[0] for line in lines][1:10] == ["001", "003", "005", "006", "008", "011", "013", "016", "mean"]
+    assert cv2.imread(str(tmp_path / "sheet.png")).shape == (8 * 288, 3 * 384, 3)
+
+
+def test_pixel4_benchmark_shows_the_student_ahead_of_matching(bundle, data_root):
+    text = run("benchmarks/pixel4.py", bundle.folder, "--artifact", "executorch-int8")
+    rows = {
+        cells[1]: [float(c) for c in cells[2:5]]
+        for line in text.splitlines()
+        if len(cells := line.replace("│", " | ").replace("|", " ").split()) == 4
+        for cells in [["", *cells]]
+    }
+    student = rows["executorch-int8"]
+    for name in ("constant", "sgbm_quarter", "sgbm_quarter_tuned"):
+        assert all(mine < theirs for mine, theirs in zip(student, rows[name], strict=True))
+
+
+def test_a_missing_bundle_is_one_clear_line(tmp_path):
+    command = [sys.executable, str(ROOT / "examples/02_pixel4_contact_sheet.py"), str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "no bundle there" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_the_shared_bundle_is_left_alone(bundle):
+    for artifact in read_bundle(bundle.folder).manifest.artifacts:
+        bundle.check_files(artifact.files)
