@@ -33,12 +33,8 @@ def test_contact_sheet(bundle, data_root, tmp_path):
 
 def test_pixel4_benchmark_shows_the_student_ahead_of_matching(bundle, data_root):
     text = run("benchmarks/pixel4.py", bundle.folder, "--artifact", "executorch-int8")
-    rows = {
-        cells[1]: [float(c) for c in cells[2:5]]
-        for line in text.splitlines()
-        if len(cells := line.replace("│", " | ").replace("|", " ").split()) == 4
-        for cells in [["", *cells]]
-    }
+    table = [line.strip("│").split() for line in text.splitlines() if line.startswith("│")]
+    rows = {cells[0]: [float(cell) for cell in cells[2::2]] for cells in table}
     student = rows["executorch-int8"]
     for name in ("constant", "sgbm_quarter", "sgbm_quarter_tuned"):
         assert all(mine < theirs for mine, theirs in zip(student, rows[name], strict=True))

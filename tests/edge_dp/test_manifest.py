@@ -125,7 +125,7 @@ def test_wrong_fields_are_named(folder, change, words):
 
 
 def test_a_folder_without_manifest_says_how_to_make_one(tmp_path):
-    with pytest.raises(InputError, match="no bundle there .*edge-dp export"):
+    with pytest.raises(InputError, match=r"no bundle there .*edge-dp export"):
         read_bundle(tmp_path)
 
 
