@@ -1,21 +1,23 @@
-"""Baselines that need no training, and their table on the Pixel 4 captures: python benchmarks/baselines.py.
+"""Baselines that need no training, and how a method is scored on the Pixel 4 captures.
 
 The constant stays in every table: scene layout alone scores well on this set.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_dp.data import DpSample
 from edge_dp.data.xin2021 import Xin2021
 from edge_dp.metrics import ai1, ai2, one_minus_abs_spearman
 
 Array = NDArray[np.float32]
+
+METRICS = {"AI(1)": ai1, "AI(2)": ai2, "1-|rho|": one_minus_abs_spearman}
 
 MAX_DISPARITY = 8  # px at quarter resolution, either way: three times what the Pixel 4 captures hold
 BLOCK = 15
@@ -55,18 +57,15 @@ BASELINES: dict[str, Callable[[Array, Array], Array]] = {
 }
 
 
-def score(name: str, captures: Xin2021) -> tuple[NDArray[np.float64], float]:
-    """(scenes, 3) AI(1), AI(2) and 1-|rho| of one baseline at full resolution, and its mean time in ms."""
-    rows, seconds = [], 0.0
+def score(predict: Callable[[DpSample], Array], captures: Xin2021) -> NDArray[np.float64]:
+    """(scenes, 3) ``METRICS`` of one method at full resolution, its maps brought there bilinearly."""
+    rows = []
     for sample in captures:
-        start = time.perf_counter()
-        prediction = BASELINES[name](sample.left[0], sample.right[0])
-        seconds += time.perf_counter() - start
         target = sample.affine_disparity
         assert target is not None
-        full = cv2.resize(prediction, target.shape[::-1], interpolation=cv2.INTER_LINEAR)
-        rows.append([metric(full, target, sample.mask) for metric in (ai1, ai2, one_minus_abs_spearman)])
-    return np.array(rows), 1000 * seconds / len(captures)
+        full = cv2.resize(predict(sample), target.shape[::-1], interpolation=cv2.INTER_LINEAR)
+        rows.append([metric(full, target, sample.mask) for metric in METRICS.values()])
+    return np.array(rows)
 
 
 def _sgbm(left: Array, right: Array, pre_filter_cap: int, mode: int) -> Array:
@@ -96,17 +95,3 @@ def _fill_from_nearest(disparity: Array, invalid: NDArray[np.bool_]) -> Array:
     by_label[labels[~invalid]] = disparity[~invalid]
     filled: Array = by_label[labels]
     return filled
-
-
-def main() -> None:
-    cv2.setNumThreads(1)
-    captures = Xin2021()
-    for name in BASELINES:
-        rows, milliseconds = score(name, captures)
-        print(f"\n{name}: {milliseconds:.0f} ms\nscene   AI(1)  AI(2)  1-|rho|")
-        for scene, row in zip((*captures.names, "mean"), (*rows, rows.mean(0)), strict=True):
-            print(f"{scene:6}  " + "  ".join(f"{value:.3f}" for value in row))
-
-
-if __name__ == "__main__":
-    main()

@@ -10,35 +10,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
-from baselines import BASELINES
+from baselines import BASELINES, METRICS, score
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
 import edge_dp
-from edge_dp.data import DpSample
 from edge_dp.data.xin2021 import Xin2021
 from edge_dp.errors import EdgeDpError
-from edge_dp.metrics import ai1, ai2, one_minus_abs_spearman
-
-METRICS = {"AI(1)": ai1, "AI(2)": ai2, "1-|rho|": one_minus_abs_spearman}
-Map = NDArray[np.float32]
-
-
-def score(predict: Callable[[DpSample], Map], captures: Xin2021) -> NDArray[np.float64]:
-    """(scenes, 3) metrics of one method, its maps brought to full resolution bilinearly."""
-    rows = []
-    for sample in captures:
-        target = sample.affine_disparity
-        assert target is not None
-        full = cv2.resize(predict(sample), target.shape[::-1], interpolation=cv2.INTER_LINEAR)
-        rows.append([metric(full, target, sample.mask) for metric in METRICS.values()])
-    return np.array(rows)
 
 
 def main() -> int:

@@ -147,9 +147,7 @@ def _time(bundle: Bundle, runs: list[_Run], rounds: int, warm_up: int, progress:
     engines = {name: run.engine for name, run in by_name.items() if run.engine}
     inputs = bundle.golden_inputs(bundle.manifest.golden[0])
     total = rounds + warm_up
-    times, errors = time_in_turn(
-        engines, inputs, rounds, warm_up, lambda done: progress("time in turn", done, total)
-    )
+    times, errors = time_in_turn(engines, inputs, rounds, warm_up, lambda done: progress("time in turn", done, total))
     for name, values in times.items():
         by_name[name].times = values
     for name, error in errors.items():

@@ -12,6 +12,7 @@ import dataclasses
 import json
 import math
 import os
+import platform
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 
 from edge_dp._version import VERSION
 from edge_dp.errors import InputError, TrainingError
-from edge_dp.files import atomic_write, json_dump
+from edge_dp.files import atomic_write, json_dump, json_load
 from edge_dp.models.checkpoint import Checkpoint, write_checkpoint
 from edge_dp.models.registry import build_student, student_entry
 from edge_dp.preprocessing import ExposureNormalisation
@@ -59,35 +60,39 @@ def train(
         TrainingError: the folder holds another run, or nothing to resume.
     """
     _claim(folder, recipe, resume)
-    started = time.monotonic()
-    samples, held_out = _samples(recipe, folder, workers or os.cpu_count() or 1, progress)
+    clock = _Clock(folder / "seconds.json")
+    with clock.measure("simulate"):
+        samples, held_out = _samples(recipe, folder, workers or os.cpu_count() or 1, progress)
     torch.manual_seed(recipe.seed)
     student = build_student(recipe.student)
     run = _Run(recipe, folder, samples, progress)
 
-    run.stage("float", 0, student, recipe.float_stage)
+    with clock.measure("float"):
+        run.stage("float", 0, student, recipe.float_stage)
     student.eval()
     float_epe = evaluate(student, held_out)
     student.fold_batch_norm()
 
-    from edge_dp.quantization.qat import freeze_ranges, prepare, read_ranges  # torchao: only this stage needs it
+    from edge_dp.quantization import qat  # needs torchao, which the stages before do without
 
     height, width = samples.views.shape[2:]
-    prepared = prepare(student, (1, 2, height, width))
+    prepared = qat.prepare(student, (1, 2, height, width))
+    stage = recipe.quantised_stage
+    with clock.measure("quantised"), contextlib.ExitStack() as noise:
 
-    def after(step: int) -> None:
-        if step == recipe.quantised_stage.observe_steps:
-            freeze_ranges(prepared)
+        def after(step: int) -> None:
+            if step == stage.observe_steps:
+                qat.freeze_ranges(prepared)
+                noise.enter_context(qat.rounding_noise(prepared, stage.rounding_noise))
 
-    run.stage("quantised", 1, prepared, recipe.quantised_stage, after)
-    freeze_ranges(prepared)
+        run.stage("quantised", 1, prepared, stage, after)
+    qat.freeze_ranges(prepared)
     student.load_state_dict({name: prepared.get_parameter(name) for name in student.state_dict()})
-    ranges = read_ranges(prepared)
     checkpoint = Checkpoint(
         student=recipe.student,
         input_size=student_entry(recipe.student).size,
         weights={name: tensor.detach().numpy().copy() for name, tensor in student.state_dict().items()},
-        ranges=tuple(ranges),
+        ranges=tuple(qat.read_ranges(prepared)),
         exposure=ExposureNormalisation(),
         training={
             "recipe": dataclasses.asdict(recipe),
@@ -101,7 +106,8 @@ def train(
                 "held_out_epe_px_quantised": round(evaluate(prepared, held_out), 4),
                 "held_out_epe_px_teacher": round(_teacher_epe(held_out), 4),
             },
-            "minutes": round((time.monotonic() - started) / 60, 1),
+            "minutes": {name: round(seconds / 60, 1) for name, seconds in clock.seconds.items()},
+            "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
             "versions": {"edge_dp": VERSION, "torch": torch.__version__},
         },
     )
@@ -152,6 +158,23 @@ def learning_rate(stage: StageRecipe, step: int) -> float:
     return stage.learning_rate * 0.5 * (1.0 + math.cos(math.pi * (step - rise) / max(1, stage.steps - rise)))
 
 
+class _Clock:
+    """Seconds spent in each part of the run, over all sessions that worked on it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.seconds: dict[str, float] = json_load(path) if path.is_file() else {}
+
+    @contextlib.contextmanager
+    def measure(self, part: str) -> Iterator[None]:
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[part] = round(self.seconds.get(part, 0.0) + time.monotonic() - start, 1)
+            json_dump(self.seconds, self.path)
+
+
 class _Run:
     """What the stages of one run share."""
 
@@ -177,6 +200,7 @@ class _Run:
         for step in range(first, stage.steps):
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(stage, step)
+            torch.manual_seed(hash((self.recipe.seed, index, step)))  # noise too is a function of the step alone
             views, label, mask = draw_batch(self.samples, self.recipe.seed, index, step, stage.batch)
             disparity, confidence = module(views.to(memory_format=torch.channels_last))
             error = l1(disparity, label, mask)

@@ -40,6 +40,8 @@ class StageRecipe:
     weight_decay: float = 1e-4
     observe_steps: int = 0
     """Quantisation-aware stage only: steps until the activations' ranges are frozen."""
+    rounding_noise: float = 0.0
+    """Quantisation-aware stage only, once ranges are frozen: half-width of uniform noise on activations, quantisation steps."""
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1 or self.learning_rate <= 0:

@@ -8,6 +8,7 @@ from edge_dp.quiet import quiet
 try:
     with quiet():
         from torchao.quantization.pt2e import (
+            FakeQuantize,
             FakeQuantizeBase,
             FusedMovingAvgObsFakeQuantize,
             MovingAverageMinMaxObserver,
@@ -24,6 +25,7 @@ except ModuleNotFoundError as error:
     raise MissingExtraError(f"quantisation needs {error.name}: pip install 'edge-dp[train]'") from error
 
 __all__ = [
+    "FakeQuantize",
     "FakeQuantizeBase",
     "FusedMovingAvgObsFakeQuantize",
     "MovingAverageMinMaxObserver",

@@ -6,12 +6,13 @@ int8 artifact is made from that table, so all of them carry the same integers.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from edge_dp.errors import InputError
@@ -90,9 +91,10 @@ def observe_weights(prepared: GraphModule, shape: Sequence[int]) -> None:
 
 
 def snap_biases(prepared: GraphModule) -> None:
-    """Round each bias to the grid of its accumulator, input scale x weight scale, as integer engines do.
+    """Round each bias to a half float and then to the grid of its accumulator, input scale x weight scale.
 
-    Done here, the converted graph and every artifact share the very same biases. Weights must have been observed.
+    Integer engines use the grid, Core ML's fp16 programs halves: done here, the converted graph and every artifact share the
+    very same biases. The grid is so much finer that a half float still comes back from it. Weights must have been observed.
     """
     modules = dict(prepared.named_modules(remove_duplicate=False))
     for node in prepared.graph.nodes:
@@ -101,7 +103,27 @@ def snap_biases(prepared: GraphModule) -> None:
         scales = [modules[argument.target].calculate_qparams()[0].double() for argument in node.args[:2]]
         bias = prepared.get_parameter(node.args[2].target)
         with torch.no_grad():
-            bias.copy_(torch.round(bias.double() / (scales[0] * scales[1])) * (scales[0] * scales[1]))
+            bias.copy_(torch.round(bias.half().double() / (scales[0] * scales[1])) * (scales[0] * scales[1]))
+
+
+@contextlib.contextmanager
+def rounding_noise(prepared: GraphModule, amplitude: float) -> Iterator[None]:
+    """Add uniform noise of +-``amplitude`` quantisation steps to each activation before it is rounded, within the block.
+
+    Engines differ in how they round: by a step where PyTorch's value lies near the middle between two. Such a step grows on
+    its way through a network that is sensitive to it; training with the noise makes it insensitive.
+    """
+
+    def disturb(fake_quantize: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        x = inputs[0]
+        return (x + (torch.rand_like(x) - 0.5) * (2.0 * amplitude * fake_quantize.scale),)
+
+    handles = [fake_quantize.register_forward_pre_hook(disturb) for _, fake_quantize in _activations(prepared)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _set_range(fake_quantize: Any, scale: float, zero_point: int) -> None:

@@ -11,10 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from edge_dp.errors import ExportError
 from edge_dp.quantization._torchao import (
+    FakeQuantize,
     FusedMovingAvgObsFakeQuantize,
     MovingAverageMinMaxObserver,
     MovingAveragePerChannelMinMaxObserver,
@@ -35,15 +37,28 @@ ACTIVATION = QuantizationSpec(
         observer=MovingAverageMinMaxObserver, eps=_SMALLEST_SCALE
     ),
 )
+
+
+class _HalfScaleObserver(MovingAveragePerChannelMinMaxObserver):  # type: ignore[misc]  # torchao ships no types
+    """Per-channel range of the weights as they are now, with scales that a half float holds exactly.
+
+    No averaging, so that a checkpoint's weights give their ranges back. Exact halves, so that Core ML's fp16 programs hold
+    the same weights: 2^-12 of gain error per channel would be systematic.
+    """
+
+    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+        scale, zero_point = super().calculate_qparams()
+        return scale.half().float(), zero_point
+
+
 WEIGHT = QuantizationSpec(
     dtype=torch.int8,
     quant_min=-127,
     quant_max=127,
     qscheme=torch.per_channel_symmetric,
     ch_axis=0,
-    # No averaging for weights: the range is that of the weights as they are, so that a checkpoint's weights give it back.
-    observer_or_fake_quant_ctr=FusedMovingAvgObsFakeQuantize.with_args(
-        observer=MovingAveragePerChannelMinMaxObserver, averaging_constant=1.0, eps=_SMALLEST_SCALE
+    observer_or_fake_quant_ctr=FakeQuantize.with_args(
+        observer=_HalfScaleObserver, averaging_constant=1.0, eps=_SMALLEST_SCALE
     ),
 )
 

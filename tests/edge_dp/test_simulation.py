@@ -94,6 +94,17 @@ def test_shapes_and_types_of_a_capture():
     assert capture.views.min() >= 0 and capture.views.max() <= 1
 
 
+def test_first_view_of_a_capture_is_the_left_one():
+    """Whole captures matched: left(x) = right(x + d) with the sign of the truth."""
+    scenes = SceneConfig(height=64, width=128, margin=16, layers=(1, 1), slant_share=0.0)
+    config = SimulationConfig(scenes, SensorConfig(**CLEAN))
+    captures = [simulate_capture(4, index, config) for index in range(24)]
+    far = [capture for capture in captures if abs(capture.disparity.mean()) > 0.5]
+    signs = [np.sign(measured_disparity(*capture.views)) == np.sign(capture.disparity.mean()) for capture in far]
+    assert len(far) > 10
+    assert np.mean(signs) > 0.8  # some textures, such as fine stripes, are ambiguous
+
+
 @pytest.mark.parametrize("alpha", [0.2, 0.25, 0.424])
 @pytest.mark.parametrize("disparity", [-4.0, -1.3, -0.25, 0.0, 0.6, 2.37, 5.0])
 def test_rendered_plane_has_its_disparity_in_the_projects_sign(disparity, alpha):

@@ -125,6 +125,14 @@ def test_checkpoint_is_the_trained_network_float_and_quantised(finished):
     )
 
 
+def test_ranges_are_frozen_after_the_steps_that_the_recipe_says(finished):
+    """In the last save, which is older than the freeze that ends every stage."""
+    state = load_file(finished.folder / "quantised.safetensors")
+    observing = [bool(value.item()) for name, value in state.items() if name.endswith("observer_enabled")]
+    assert observing.count(False) == len(finished.checkpoint.ranges)
+    assert True in observing  # those of the weights go on
+
+
 def test_checkpoint_says_where_it_comes_from(finished):
     checkpoint = finished.checkpoint
     assert checkpoint.student == STUDENT and checkpoint.input_size == STUDENTS[STUDENT].size

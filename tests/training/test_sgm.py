@@ -48,6 +48,17 @@ def test_what_lies_beyond_the_frame_of_the_other_view_is_invalid():
     assert valid[:, :38].mean() < 0.05
 
 
+def test_partner_of_every_valid_pixel_lies_within_the_other_view():
+    """Rows without texture look alike beyond the border too, where the matcher sees repeated pixels."""
+    left, right = shifted_pair(24)
+    left, right = left.copy(), right.copy()
+    rows = np.random.default_rng(5).integers(0, 255, (HEIGHT, 1))
+    left[:, :40], right[:, :16] = rows, rows
+    disparity, valid = SgmTeacher()(left, right)
+    assert valid[:, 45:].mean() > 0.9
+    assert (np.arange(WIDTH) - disparity)[valid].min() >= 0
+
+
 def test_left_right_check_removes_the_occluded_band():
     """A square at D = 24 over a background at D = 8: the 16 px left of it are hidden from the right view."""
     back, front = texture(2), texture(3)
