@@ -43,6 +43,11 @@ $(VENV)/.dependencies: pyproject.toml edge_dp/constraints.txt
 	"$(PYTHON)" -m venv $(VENV)
 	rm -rf build
 	$(BIN)/pip install -q -c edge_dp/constraints.txt ".[all,dev]"
+	@# opencv-python wants libGL and glib of the system; where they are not, the same OpenCV without windows does.
+	@$(BIN)/python -c "import cv2" 2>/dev/null || { \
+		version=$$($(BIN)/pip show opencv-python | sed -n 's/^Version: //p'); \
+		echo "no libGL here: taking opencv-python-headless $$version"; \
+		$(BIN)/pip uninstall -q -y opencv-python && $(BIN)/pip install -q opencv-python-headless==$$version; }
 	touch $@
 
 # Installed, not editable: tests and mypy see what a user gets. A stale build folder would bring deleted modules back.

@@ -53,9 +53,11 @@ THRESHOLDS: dict[str, Threshold] = {
     "fp32": Threshold(max_relative=1e-5),
     "fp16": Threshold(min_snr_db=40.0),
     "int8": Threshold(min_snr_db=35.0, max_steps=8.0, p99_steps=2.0),
-    "w8a8": Threshold(min_snr_db=35.0, max_steps=8.0, p99_steps=2.0),
+    # Core ML's program computes in halves between its quantise nodes: 11 bits for a value that is then rounded to 8.
+    "w8a8": Threshold(min_snr_db=35.0, max_steps=16.0, p99_steps=6.0),
 }
-"""Integer precisions are compared with the converted quantised graph, the others with the float model."""
+"""Integer precisions are compared with the converted quantised graph, the others with the float model. Steps are judged over all
+golden cases, noise and constant images among them, which spread a rounding difference farthest."""
 
 
 def compare(outputs: Sequence[Map], references: Sequence[Map], step: float) -> ErrorStatistics:

@@ -70,6 +70,9 @@ def restore_ranges(prepared: GraphModule, ranges: Sequence[ActivationRange]) -> 
         InputError: the table is of another network, or a range that no engine can execute.
     """
     table = {entry.tensor: entry for entry in ranges}
+    if len(table) != len(ranges):
+        twice = next(name for name in table if sum(entry.tensor == name for entry in ranges) > 1)
+        raise InputError(f"quantisation state has two entries of {twice}")
     places = list(_activations(prepared))
     if missing := sorted({tensor for tensor, _ in places} ^ set(table)):
         raise InputError(f"quantisation state does not fit the network: no match for {', '.join(missing[:5])}")
@@ -82,6 +85,13 @@ def restore_ranges(prepared: GraphModule, ranges: Sequence[ActivationRange]) -> 
             )
         _set_range(fake_quantize, entry.scale, entry.zero_point)
         fake_quantize.disable_observer()
+    for entry in read_ranges(prepared):
+        given = table[entry.tensor]
+        if abs(given.scale - entry.scale) > 1e-6 * entry.scale or given.zero_point != entry.zero_point:
+            raise InputError(
+                f"quantisation state of {entry.tensor}: expected {entry.scale} and {entry.zero_point}, those of the tensor it "
+                f"shares its quantisation with, found {given.scale} and {given.zero_point}"
+            )
 
 
 def observe_weights(prepared: GraphModule, shape: Sequence[int]) -> None:

@@ -33,12 +33,7 @@ def make_checkpoint(seed=0):
     student = build_student(STUDENT)
     student.fold_batch_norm()
     rng = np.random.default_rng(seed)
-    ranges = tuple(
-        ActivationRange(
-            f"relu_{i}", float(np.float32(-rng.uniform())), float(np.float32(rng.uniform())), 1 / (3 + i), i
-        )
-        for i in range(4)
-    )
+    ranges = tuple(ActivationRange(f"relu_{i}", float(np.float16(rng.uniform())), i - 128) for i in range(4))
     return Checkpoint(
         student=STUDENT,
         input_size=(96, 128),

@@ -12,7 +12,7 @@ from scipy.optimize import minimize_scalar
 from edge_dp.errors import InputError, TrainingError
 from edge_dp.models.checkpoint import read_checkpoint
 from edge_dp.models.registry import STUDENTS, build_student
-from edge_dp.quantization.qat import convert, observe_weights, prepare, read_ranges, restore_ranges
+from edge_dp.quantization.qat import convert, freeze_ranges, observe_weights, prepare, read_ranges, restore_ranges
 from edge_dp.simulation.capture import SimulationConfig
 from edge_dp.simulation.render import render_view
 from edge_dp.simulation.scenes import Layer, Scene, SceneConfig
@@ -29,7 +29,7 @@ RECIPE = Recipe(
     seed=3,
     data=DataRecipe(40, HELD_OUT, SimulationConfig(SCENES)),
     float_stage=StageRecipe(steps=40, batch=4, learning_rate=3e-3),
-    quantised_stage=StageRecipe(steps=12, batch=4, learning_rate=5e-4, observe_steps=7),
+    quantised_stage=StageRecipe(steps=12, batch=4, learning_rate=5e-4, observe_steps=7, rounding_noise=0.5),
     save_every=5,
 )
 
@@ -149,8 +149,9 @@ def test_checkpoint_says_where_it_comes_from(finished):
 
 def test_run_that_is_killed_again_and_again_ends_in_the_same_bits(finished, tmp_path):
     folder = tmp_path / "killed"
-    # Before any save; between two saves; while ranges are observed, five steps after the last save but one.
-    for attempt, kill_at in enumerate((("simulate", 0), ("float", 13), ("quantised", 6), ("quantised", 9))):
+    # Before any save; between two; while ranges are observed; and once they are frozen and noise is added.
+    kills = ("simulate", 0), ("float", 13), ("quantised", 6), ("quantised", 9), ("quantised", 11)
+    for attempt, kill_at in enumerate(kills):
         with pytest.raises(KilledError):
             train(RECIPE, folder, resume=attempt > 0, kill_at=kill_at)
         assert not (folder / "checkpoint").exists()
@@ -276,6 +277,8 @@ def test_saved_state_of_a_quantised_stage_keeps_the_smallest_scale(tmp_path):
         first[0](torch.rand(1, 2, 16, 16))
     distill._save_state(tmp_path / "state.safetensors", 7, *first)
     assert distill._load_state(tmp_path / "state.safetensors", *second) == 7
+    freeze_ranges(first[0])
+    freeze_ranges(second[0])
     assert min(entry.scale for entry in read_ranges(first[0])) == 2.0**-12
     assert read_ranges(second[0]) == read_ranges(first[0])
 

@@ -65,7 +65,7 @@ def test_recipe_that_does_not_fit_is_refused_with_its_place(tmp_path, changes, m
 
 
 CONTRADICTIONS = [
-    ({"quantised_stage__observe_steps": 2000}, "observe_steps 2000 is more than steps 1000"),
+    ({"quantised_stage__steps": 10, "quantised_stage__observe_steps": 11}, "observe_steps 11 is more than steps 10"),
     ({"float_stage__steps": 0}, "steps, batch and learning_rate must be positive"),
     ({"quantised_stage__batch": -1}, "steps, batch and learning_rate must be positive"),
     ({"float_stage__learning_rate": 0.0}, "steps, batch and learning_rate must be positive"),

@@ -1,0 +1,147 @@
+"""The quantiser's rules one at a time, on a convolution and what follows it."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.signal import correlate
+from torch import nn
+
+from edge_dp.errors import ExportError
+from edge_dp.quantization.qat import convert, freeze_ranges, prepare, read_ranges, rounding_noise, snap_biases
+
+SHAPE = (1, 2, 32, 32)
+
+
+@pytest.fixture(autouse=True)
+def same_numbers_in_every_run():
+    torch.manual_seed(3)
+
+
+def run(module, views):
+    with torch.no_grad():
+        return module(views)
+
+
+class Block(nn.Module):
+    """A convolution and something after it."""
+
+    def __init__(self, after):
+        super().__init__()
+        self.stem = nn.Conv2d(2, 3, 3, padding=1)
+        self.after = after
+
+    def forward(self, x):
+        return self.after(self.stem(x))
+
+
+class PlusOne(nn.Module):
+    def forward(self, x):
+        return x + 1.0
+
+
+def test_scale_and_zero_point_follow_from_the_averaged_range_of_what_was_seen():
+    """Affine int8 over [min, max], moved by a hundredth towards each further batch; the scale as a half float."""
+    prepared = prepare(Block(nn.ReLU()).eval(), (1, 2, 8, 8))
+    views = torch.rand(1, 2, 8, 8)
+    views[0, 0, 0, :2] = torch.tensor([-0.3, 1.1])
+    prepared(views)
+    prepared(2 * views)
+    freeze_ranges(prepared)
+    entry = read_ranges(prepared)[0]
+    low, high = -0.3 * 1.01, 1.1 * 1.01
+    assert entry.scale == float(np.float16((high - low) / 255))
+    assert entry.zero_point == round(-128 - low / entry.scale)
+
+
+@pytest.mark.parametrize(("sign", "zero_point"), [(1, -128), (-1, 127)])
+def test_range_holds_zero_which_padding_needs_exactly(sign, zero_point):
+    prepared = prepare(Block(nn.ReLU()).eval(), (1, 2, 8, 8))
+    prepared(sign * (3 + torch.rand(1, 2, 8, 8)))
+    freeze_ranges(prepared)
+    assert read_ranges(prepared)[0].zero_point == zero_point
+    assert read_ranges(prepared)[0].scale == pytest.approx(4 / 255, rel=0.02)
+
+
+def test_range_of_a_constant_input_keeps_the_smallest_scale():
+    prepared = prepare(Block(nn.ReLU()).eval(), SHAPE)
+    prepared(torch.zeros(SHAPE))
+    freeze_ranges(prepared)
+    assert read_ranges(prepared)[0].scale == 2.0**-12
+
+
+def test_observing_goes_on_until_ranges_are_frozen():
+    prepared = prepare(Block(nn.ReLU()).eval(), SHAPE)
+    scales = []
+    for gain in (1, 2):
+        prepared(gain * torch.rand(SHAPE))
+        scales.append(read_ranges(prepared)[0].scale)
+    assert scales[1] > scales[0]
+    freeze_ranges(prepared)
+    frozen = read_ranges(prepared)
+    prepared(9 * torch.rand(SHAPE))
+    assert read_ranges(prepared) == frozen
+    freeze_ranges(prepared)
+    assert read_ranges(prepared) == frozen
+
+
+def test_rounding_noise_moves_activations_by_a_step_at_most_and_ends_with_its_block():
+    prepared = prepare(Block(nn.ReLU()).eval(), SHAPE)
+    prepared(torch.rand(SHAPE))
+    freeze_ranges(prepared)
+    table, views = read_ranges(prepared), torch.rand(SHAPE) * 0.9
+    node = next(node for node in prepared.graph.nodes if node.op == "call_module" and node.args[0].name == "x")
+    fake_quantise, step = prepared.get_submodule(node.target), table[0].scale
+    clean, output = run(fake_quantise, views), run(prepared, views)
+    with rounding_noise(prepared, 0.5):
+        moved = torch.stack([run(fake_quantise, views) - clean for _ in range(20)]) / step
+        assert not torch.equal(run(prepared, views), run(prepared, views))
+    assert moved.abs().max() < 1.01
+    assert 0.15 < (moved.abs() > 0.5).float().mean() < 0.35  # noise of half a step carries a quarter over the middle
+    assert moved.mean().abs() < 0.02
+    with rounding_noise(prepared, 0.0):
+        assert torch.equal(run(prepared, views), output)
+    assert torch.equal(run(prepared, views), output)
+    assert read_ranges(prepared) == table
+
+
+@pytest.mark.parametrize(("after", "operation"), [(nn.Sigmoid(), "sigmoid"), (nn.MaxPool2d(2), "max_pool2d")])
+def test_operation_without_integer_rule_is_refused_with_its_module_path(after, operation):
+    network = Block(nn.Sequential(nn.ReLU(), after)).eval()
+    with pytest.raises(ExportError, match=rf"^after\.1: operation aten\.{operation}.* no portable integer rule"):
+        prepare(network, (1, 2, 8, 8))
+
+
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="the rule for addition asserts that both operands are tensors"
+)
+def test_addition_of_a_number_is_refused_with_its_module_path():
+    with pytest.raises(ExportError, match="after"):
+        prepare(Block(PlusOne()).eval(), (1, 2, 8, 8))
+
+
+def test_converted_convolution_is_integer_arithmetic():
+    """q_out = clip(round(max(0, sum (q_x - z_x) q_w + q_b) * s_x s_w / s_out) + z_out), in int64 with scipy."""
+    network = Block(nn.ReLU()).eval()
+    nn.init.constant_(network.stem.bias, 0.2)  # most outputs are positive, some are not
+    prepared = prepare(network, (1, 2, 12, 14))
+    for _ in range(3):
+        prepared(torch.rand(1, 2, 12, 14))
+    freeze_ranges(prepared)
+    snap_biases(prepared)
+    first, last = read_ranges(prepared)
+    views = torch.rand(1, 2, 12, 14)
+    seen = run(convert(prepared), views).numpy()[0]
+
+    weights = network.stem.weight.detach().numpy()
+    weight_scale = (np.abs(weights).reshape(3, -1).max(axis=1) / 127).astype(np.float16).astype(np.float64)
+    q_weights = np.round(weights / weight_scale[:, None, None, None]).astype(np.int64)
+    q_bias = np.round(np.float16(0.2) / (first.scale * weight_scale)).astype(np.int64)
+    q_views = np.clip(np.round(views.numpy()[0] / first.scale) + first.zero_point, -128, 127).astype(np.int64)
+    padded = np.pad(q_views - first.zero_point, ((0, 0), (1, 1), (1, 1)))
+    sums = np.stack([correlate(padded, kernel, mode="valid", method="direct")[0] for kernel in q_weights])
+    real = (sums + q_bias[:, None, None]) * (first.scale * weight_scale)[:, None, None]
+    q_out = np.clip(np.round(np.maximum(real, 0) / last.scale) + last.zero_point, -128, 127)
+    error = np.abs(seen - last.scale * (q_out - last.zero_point))
+    assert (error < 1e-5).mean() > 0.99  # ties of float32 sums may round the other way
+    assert error.max() < 1.001 * last.scale
+    assert len(np.unique(q_out)) > 50 and q_out.min() == -128
