@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import sys
@@ -26,7 +27,9 @@ def quiet() -> Iterator[None]:
     try:
         for descriptor in saved:
             os.dup2(nowhere, descriptor)
-        with warnings.catch_warnings():
+        # Some C++ prints through Python's own streams, which need not be the process's.
+        sink = io.StringIO()
+        with warnings.catch_warnings(), contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -54,9 +54,9 @@ def main() -> None:
             bright = (sample.left[0] / np.quantile(sample.left[0], 0.99)).clip(0, 1) ** (1 / 2.2)
             view = cv2.cvtColor(cv2.resize((255 * bright).astype(np.uint8), TILE), cv2.COLOR_GRAY2BGR)
             row = np.hstack([view, tile(disparity), tile(truth, mask)])
-            cv2.putText(
-                row, f"{sample.name}  {words}", (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA
-            )
+            for colour, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):  # outlined, for bright and dark scenes
+                text = f"{sample.name}  {words}"
+                cv2.putText(row, text, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.5, colour, thickness, cv2.LINE_AA)
             rows.append(row)
     print("mean    " + "  ".join(f"{value:.3f}" for value in np.mean(scores, axis=0)))
     with atomic_write(options.out) as temporary:

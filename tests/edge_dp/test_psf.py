@@ -12,7 +12,9 @@ from edge_dp.errors import InputError
 from edge_dp.simulation.psf import ALPHA_HALF_DISC, ALPHA_RAMP, half_aperture_psf
 
 DISPARITY = st.floats(-6, 6)
-ALPHA = st.floats(0, 1).map(lambda u: 0.0201 * (ALPHA_HALF_DISC / 0.0201) ** u)  # log-uniform: most discs are small
+ALPHA = st.floats(0, 1).map(
+    lambda u: min(ALPHA_HALF_DISC, 0.0201 * (ALPHA_HALF_DISC / 0.0201) ** u)
+)  # log-uniform: most discs are small
 SIDE = st.sampled_from((-1, 1))
 
 

@@ -32,17 +32,19 @@ def shards(tmp_path_factory):
     return write(tmp_path_factory.mktemp("two_workers"), 2)
 
 
-def test_labels_of_a_capture_agree_with_the_truth():
-    """A perfect pinhole pair: what the teacher is sure of is right to a few hundredths of a px."""
+def test_labels_of_captures_agree_with_the_truth():
+    """A perfect pinhole pair: what the teacher is sure of is right to a few hundredths of a px, stripes excepted."""
     config = SimulationConfig(SceneConfig(height=96, width=128, margin=40))
-    for index in range(4):
+    sure, errors = [], []
+    for index in range(10):
         capture = simulate_capture(1, index, config)
         label, mask = label_capture(capture, SgmTeacher())
         assert label.shape == mask.shape == capture.disparity.shape
-        assert mask.mean() > 0.3
-        error = np.abs(label - capture.disparity)[mask]
-        assert np.median(error) < 0.05
-        assert np.mean(error > 1) < 0.08
+        sure.append(mask.mean())
+        errors.append(np.abs(label - capture.disparity)[mask])
+    assert np.mean(sure) > 0.6
+    assert np.median(np.concatenate(errors)) < 0.05
+    assert np.median([np.mean(error > 1) for error in errors]) < 0.06
 
 
 def test_labels_come_from_the_stereo_pair_and_not_from_the_truth():
