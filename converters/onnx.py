@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -37,7 +37,7 @@ class OnnxConverter(Converter):
             verbose=False,
         )
         assert program is not None
-        program.save(str(path), external_data=False)
+        path.write_bytes(_without_traces(program.model_proto).SerializeToString(deterministic=True))
 
     def _kernels(self, path: Path) -> Kernels:
         """From the graph as ONNX Runtime optimises it, since only that says which kernels run."""
@@ -57,3 +57,12 @@ class OnnxConverter(Converter):
             if node.op_type not in _MOVES_DATA:
                 (integer if node.op_type.startswith("QLinear") else floating)[node.op_type] += 1
         return Kernels(dict(integer), dict(floating))
+
+
+def _without_traces(model: Any) -> Any:
+    """Without the exporter's notes on every node: Python stack traces with the paths of the exporting machine."""
+    for item in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
+        item.ClearField("metadata_props")
+        item.ClearField("doc_string")
+    model.graph.ClearField("metadata_props")
+    return model
