@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.fx import GraphModule
+from torch.utils.flop_counter import FlopCounterMode
 
 from edge_dp._version import VERSION
 from edge_dp.bundle.golden import golden_views
@@ -189,6 +190,7 @@ def _manifest(
         model=source.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         parameters=sum(parameter.numel() for parameter in source.module.parameters()),
+        multiply_adds=_multiply_adds(source),
         inputs=(views,),
         outputs=tuple(outputs),
         disparity_convention=_DISPARITY,
@@ -201,6 +203,12 @@ def _manifest(
         versions={"edge-dp": VERSION, **{tool: version for tool in _TOOLS if (version := _version(tool))}},
         host={"machine": platform.machine(), "system": platform.system(), "python": platform.python_version()},
     )
+
+
+def _multiply_adds(source: Source) -> int:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        source.module(*source.example)
+    return counter.get_total_flops() // 2
 
 
 def _output_ranges(converted: GraphModule, names: list[str]) -> dict[str, str]:

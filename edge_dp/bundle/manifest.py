@@ -104,6 +104,8 @@ class Manifest:
     model: str
     created: str
     parameters: int
+    multiply_adds: int
+    """Of one inference, convolutions only."""
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     disparity_convention: str

@@ -22,7 +22,9 @@ def console() -> Console:
 
 def artifact_table(bundle: Bundle) -> None:
     """What an export wrote."""
-    table = Table(title=f"{bundle.manifest.model}: {bundle.folder}")
+    manifest = bundle.manifest
+    size = f"{manifest.parameters:,} parameters, {manifest.multiply_adds / 1e9:.2f} billion multiply-adds"
+    table = Table(title=f"{manifest.model}: {size}")
     for name, justify in (
         ("artifact", "left"),
         ("file", "left"),

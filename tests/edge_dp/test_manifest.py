@@ -52,6 +52,7 @@ def folder(tmp_path):
         model="net",
         created="2024-01-01T00:00:00+00:00",
         parameters=1,
+        multiply_adds=1,
         inputs=(TensorSpec("views", (1, 2, 4, 4), "NCHW", "linear light", ("left", "right")),),
         outputs=(TensorSpec("disparity", (1, 1, 2, 2), "NCHW", "px", ("disparity",), 0.1, 0),),
         disparity_convention="",

@@ -125,6 +125,7 @@ def small_bundle(folder: Path, views: np.ndarray, references: dict[str, dict[str
             model="dp_small",
             created="2026-01-02T03:04:05+00:00",
             parameters=128098,
+            multiply_adds=574000000,
             inputs=(TensorSpec("views", VIEWS, "NCHW", "linear light, [0, 1]", ("left", "right")),),
             outputs=(
                 TensorSpec("disparity", OUTPUT, "NCHW", "px of the input", ("disparity",), STEP, 0),

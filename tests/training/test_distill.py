@@ -12,6 +12,7 @@ from scipy.optimize import minimize_scalar
 from edge_dp.errors import InputError, TrainingError
 from edge_dp.models.checkpoint import read_checkpoint
 from edge_dp.models.registry import STUDENTS, build_student
+from edge_dp.quantization import qat
 from edge_dp.quantization.qat import convert, freeze_ranges, observe_weights, prepare, read_ranges, restore_ranges
 from edge_dp.simulation.capture import SimulationConfig
 from edge_dp.simulation.render import render_view
@@ -63,6 +64,7 @@ class Finished:
     folder: object
     samples: Samples
     evaluated: list
+    noise: list
 
     @property
     def checkpoint(self):
@@ -72,13 +74,15 @@ class Finished:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder, seen, evaluated = tmp_path_factory.mktemp("runs") / "whole", [], []
+    amplitudes, rounding_noise = [], qat.rounding_noise
     with pytest.MonkeyPatch.context() as patch:
         draw, evaluate = distill.draw_batch, distill.evaluate
         patch.setattr(distill, "draw_batch", lambda samples, *rest: seen.append(samples) or draw(samples, *rest))
         patch.setattr(distill, "evaluate", lambda *given: evaluated.append(given) or evaluate(*given))
+        patch.setattr(qat, "rounding_noise", lambda *given: amplitudes.append(given[1]) or rounding_noise(*given))
         written = train(RECIPE, folder)
     assert written == folder / "checkpoint"
-    return Finished(folder, seen[0], evaluated)
+    return Finished(folder, seen[0], evaluated, amplitudes)
 
 
 def everything_simulated(folder):
@@ -131,6 +135,7 @@ def test_ranges_are_frozen_after_the_steps_that_the_recipe_says(finished):
     observing = [bool(value.item()) for name, value in state.items() if name.endswith("observer_enabled")]
     assert observing.count(False) == len(finished.checkpoint.ranges)
     assert True in observing  # those of the weights go on
+    assert finished.noise == [RECIPE.quantised_stage.rounding_noise]  # added once, from then on
 
 
 def test_checkpoint_says_where_it_comes_from(finished):
