@@ -35,7 +35,10 @@ def from_mapping(cls: type[T], data: Any, where: str, *, strict: bool = True) ->
             values[name] = _convert(hints[name], data[name], f"{where}: {name}", strict)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise SchemaError(f"{where}: field {name!r} is missing")
-    return cls(**values)
+    try:
+        return cls(**values)
+    except SchemaError as error:  # of __post_init__, which knows the numbers but not their place
+        raise SchemaError(f"{where}: {error}") from error
 
 
 def _convert(hint: Any, value: Any, where: str, strict: bool) -> Any:  # noqa: PLR0911  # one return per kind of type
@@ -67,9 +70,13 @@ def _convert(hint: Any, value: Any, where: str, strict: bool) -> Any:  # noqa: P
 
 def _scalar(hint: type, value: Any, where: str) -> Any:
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        if not math.isfinite(value):
-            raise SchemaError(f"{where}: expected a finite number, found {value}")
-        return float(value)
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            raise SchemaError(f"{where}: expected a finite number, found {number}")
+        return number
     if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     raise SchemaError(f"{where}: expected {hint.__name__}, found {_kind(value)}")

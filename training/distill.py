@@ -14,6 +14,7 @@ import math
 import os
 import platform
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,7 @@ def train(
             "metrics": {
                 "held_out_epe_px_float": round(float_epe, 4),
                 "held_out_epe_px_quantised": round(evaluate(prepared, held_out), 4),
-                "held_out_epe_px_teacher": round(_teacher_epe(held_out), 4),
+                "held_out_epe_px_teacher": _teacher_epe(held_out),
             },
             "minutes": round(sum(clock.seconds.values()) / 60, 1),
             "minutes_of_part": {name: round(seconds / 60, 1) for name, seconds in clock.seconds.items()},
@@ -206,14 +207,15 @@ class _Run:
             disparity, confidence = module(views.to(memory_format=torch.channels_last))
             error = l1(disparity, label, mask)
             loss = laplace_nll(disparity, confidence, label, mask) + error
+            if not math.isfinite(loss.item()):
+                raise TrainingError(
+                    f"{name} stage, step {step}: the loss is not finite; lower learning_rate in the recipe"
+                )
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(parameters.values(), 5.0)
             optimiser.step()
-            if not math.isfinite(value := error.item()):
-                raise TrainingError(
-                    f"{name} stage, step {step}: the loss is not finite; lower learning_rate in the recipe"
-                )
+            value = error.item()
             smooth = value if math.isnan(smooth) else 0.98 * smooth + 0.02 * value
             after(step + 1)
             self.progress(name, step + 1, stage.steps, f"error against the teacher {smooth:.3f} px")
@@ -242,8 +244,10 @@ def _load_state(
     except (SafetensorError, KeyError, ValueError) as error:
         raise TrainingError(f"{path}: damaged state ({error}); delete it to start this stage again") from error
     modules = {name.removeprefix("module/"): value for name, value in tensors.items() if name.startswith("module/")}
+    state = OrderedDict(modules)
+    state._metadata = module.state_dict()._metadata  # versions: without them torchao resets each observer's eps
     with _resizable(module, modules):
-        module.load_state_dict(modules)
+        module.load_state_dict(state)
     for name, parameter in parameters.items():
         prefix = f"optimiser/{name}/"
         optimiser.state[parameter] = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
@@ -279,9 +283,9 @@ def _samples(recipe: Recipe, folder: Path, workers: int, progress: Progress) -> 
     return Samples(*(array[data.held_out : total] for array in arrays)), held_out
 
 
-def _teacher_epe(samples: Samples) -> float:
+def _teacher_epe(samples: Samples) -> float | None:
     errors = np.abs(samples.label.astype(np.float32) - samples.truth.astype(np.float32))[samples.mask]
-    return float(errors.mean())
+    return round(float(errors.mean()), 4) if errors.size else None
 
 
 def _claim(folder: Path, recipe: Recipe, resume: bool) -> None:
@@ -293,7 +297,7 @@ def _claim(folder: Path, recipe: Recipe, resume: bool) -> None:
             raise TrainingError(
                 f"{folder}: holds a run already. Pass --resume to go on with it, or name another folder."
             )
-        if json.loads(note.read_text(encoding="utf-8")) != settings:
+        if json_load(note) != settings:
             raise TrainingError(
                 f"{folder}: holds a run of another recipe; expected the same to resume. Name another folder."
             )

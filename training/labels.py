@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from zipfile import BadZipFile
 
 import cv2
 import numpy as np
@@ -97,10 +98,14 @@ def write_shards(
     progress(done)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         jobs = [pool.submit(_write_shard, path, index, seed, config, teacher) for path, index in missing]
-        for job in jobs:
-            job.result()
-            done += SHARD_SIZE
-            progress(done)
+        try:
+            for job in jobs:
+                job.result()
+                done += SHARD_SIZE
+                progress(done)
+        except BaseException:  # an interruption too: do not simulate what is still queued first
+            pool.shutdown(cancel_futures=True)
+            raise
     return shards
 
 
@@ -115,7 +120,7 @@ def read_shards(paths: Iterable[Path]) -> Samples:
         try:
             with np.load(path, allow_pickle=False) as data:
                 parts.append(tuple(data[name] for name in ("views", "label", "mask", "truth")))
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise InputError(f"{path}: damaged shard ({error}); delete it and run again") from error
     views, label, mask, truth = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return Samples(views, label, mask, truth)

@@ -9,6 +9,7 @@ import yaml
 
 from edge_dp.config import from_mapping
 from edge_dp.errors import InputError, SchemaError
+from edge_dp.models.registry import student_entry
 from edge_dp.simulation.capture import SimulationConfig
 from edge_dp.training.teachers.sgm import SgmTeacher
 
@@ -27,7 +28,7 @@ class DataRecipe:
 
     def __post_init__(self) -> None:
         if self.captures < 1 or self.held_out < 1:
-            raise SchemaError(f"data: expected at least one capture to train and one held out, found {self}")
+            raise SchemaError(f"expected at least one capture to train and one held out, found {self}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +46,11 @@ class StageRecipe:
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1 or self.learning_rate <= 0:
-            raise SchemaError(f"stage: steps, batch and learning_rate must be positive, found {self}")
+            raise SchemaError(f"steps, batch and learning_rate must be positive, found {self}")
         if self.observe_steps > self.steps:
-            raise SchemaError(f"stage: observe_steps {self.observe_steps} is more than steps {self.steps}")
+            raise SchemaError(f"observe_steps {self.observe_steps} is more than steps {self.steps}")
+        if self.observe_steps < 0:
+            raise SchemaError(f"observe_steps must not be negative, found {self.observe_steps}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,30 @@ class Recipe:
     teacher: SgmTeacher = field(default_factory=SgmTeacher)
     save_every: int = 250
     """Steps between two saves of the complete state."""
+
+    def __post_init__(self) -> None:
+        scene, rig_gain = self.data.simulation.scene, self.data.simulation.rig_gain
+        multiple = 2 ** len(student_entry(self.student).widths)
+        low, high = scene.disparity
+        if self.quantised_stage.observe_steps < 1:
+            raise SchemaError("quantised_stage: observe_steps must be at least 1: ranges are frozen after it")
+        if self.seed < 0 or self.save_every < 1:
+            raise SchemaError(
+                f"seed must not be negative and save_every positive, found {self.seed} and {self.save_every}"
+            )
+        if scene.height % multiple or scene.width % multiple:
+            raise SchemaError(
+                f"data: simulation: scene: height and width must be multiples of {multiple} for {self.student}, "
+                f"found {scene.height} and {scene.width}"
+            )
+        if not low < high:
+            raise SchemaError(
+                f"data: simulation: scene: disparity must rise from nearest to farthest, found {low} to {high}"
+            )
+        if (widest := 2.0 + rig_gain * (high - low)) > self.teacher.disparities:
+            raise SchemaError(
+                f"teacher: disparities {self.teacher.disparities} is less than the rig's largest, {widest}"
+            )
 
 
 def read_recipe(name_or_path: str | Path) -> Recipe:

@@ -87,7 +87,9 @@ def shipped_checkpoints() -> dict[str, Path]:
 def write_checkpoint(checkpoint: Checkpoint, folder: Path) -> Path:
     """Write ``checkpoint`` to ``folder``, whole or not at all; an older checkpoint there is replaced."""
     with atomic_folder(folder, marker=_CONFIG) as temporary:
-        (temporary / _WEIGHTS).write_bytes(save(checkpoint.weights))
+        (temporary / _WEIGHTS).write_bytes(
+            save({name: np.array(array, order="C") for name, array in checkpoint.weights.items()})
+        )
         json_dump(
             {"schema": SCHEMA, "activations": [dataclasses.asdict(r) for r in checkpoint.ranges]}, temporary / _RANGES
         )
@@ -138,9 +140,14 @@ def read_checkpoint(name_or_folder: str | Path) -> Checkpoint:
     except SafetensorError as error:
         raise InputError(f"{folder / _WEIGHTS}: not safetensors: {error}") from error
     table = json_load(folder / _RANGES)
+    if table.get("schema") != SCHEMA or not isinstance(table.get("activations"), list):
+        raise SchemaError(
+            f"{folder / _RANGES}: expected schema {SCHEMA} with a list of activations, found schema {table.get('schema')} "
+            f"and {type(table.get('activations')).__name__}; upgrade edge-dp or write the checkpoint again"
+        )
     ranges = tuple(
         from_mapping(ActivationRange, row, f"{folder / _RANGES}: activations[{i}]", strict=False)
-        for i, row in enumerate(table.get("activations", ()))
+        for i, row in enumerate(table["activations"])
     )
     training = json_load(folder / _TRAINING)
     return Checkpoint(config.student, config.input_size, weights, ranges, config.exposure, training)

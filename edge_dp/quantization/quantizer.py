@@ -94,6 +94,8 @@ def _convolution(node: Node) -> None:
 
 
 def _addition(node: Node) -> None:
+    if not all(isinstance(argument, Node) for argument in node.args[:2]):
+        raise ExportError(f"{_module_path(node)}: addition of a number has no portable integer rule; add it to a bias")
     _with_clamp(node, {_node(argument): ACTIVATION for argument in node.args[:2]})
 
 

@@ -79,4 +79,6 @@ def _splat(
         for dx, wx in ((0, 1.0 - fx), (1, fx)):
             index = (y0 + dy + half) * size + (x0 + dx + half)
             kernel += np.bincount(index.ravel(), (weight * wx * wy).ravel(), minlength=size * size)
-    return (kernel / kernel.sum()).reshape(size, size).astype(np.float32)
+    result = (kernel / kernel.sum()).reshape(size, size).astype(np.float32)
+    result.setflags(write=False)  # it is cached and shared
+    return result

@@ -94,9 +94,6 @@ def test_weights_lie_in_the_file_as_safetensors_defines_it(checkpoint, folder):
         np.testing.assert_array_equal(array, checkpoint.weights[name])
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="safetensors writes the memory of an array, not its values in C order"
-)
 def test_weights_in_any_memory_order_are_written_by_value(checkpoint, tmp_path):
     weights = {name: np.asfortranarray(array) for name, array in checkpoint.weights.items()}
     written = write_checkpoint(dataclasses.replace(checkpoint, weights=weights), tmp_path / "fortran")
@@ -256,7 +253,6 @@ def test_folder_that_holds_something_else_is_not_replaced(checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("table", [{"schema": 1, "activations": None}, {"schema": 1, "activations": 3}, {"schema": 2}])
-@pytest.mark.xfail(strict=True, raises=(TypeError, pytest.fail.Exception), reason="the table itself is not checked")
 def test_quantisation_without_a_list_of_activations_or_of_a_newer_schema_is_refused(folder, table):
     (folder / "quantization.json").write_text(json.dumps(table))
     correct_checksum(folder, "quantization.json")

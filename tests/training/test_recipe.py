@@ -80,11 +80,6 @@ def test_recipe_that_contradicts_itself_is_refused(tmp_path, changes, message):
         read_recipe(recipe_file(tmp_path, **changes))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="checks across fields do not know the file and the stage that they are in",
-)
 @pytest.mark.parametrize(("changes", "message"), CONTRADICTIONS)
 def test_contradiction_in_a_recipe_is_refused_with_file_and_stage(tmp_path, changes, message):
     place = next(iter(changes)).split("__")[0]
@@ -92,11 +87,6 @@ def test_contradiction_in_a_recipe_is_refused_with_file_and_stage(tmp_path, chan
         read_recipe(recipe_file(tmp_path, **changes))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=pytest.fail.Exception,
-    reason="these fields are not checked before the captures have been simulated",
-)
 @pytest.mark.parametrize(
     "changes",
     [

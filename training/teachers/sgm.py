@@ -36,9 +36,10 @@ class SgmTeacher:
         Returns:
             Disparity D (H, W) float32 px of the left view, and where it is valid.
         """
-        if left.shape != right.shape or left.ndim != 2:
+        if left.shape != right.shape or left.ndim != 2 or left.dtype != np.uint8 or right.dtype != np.uint8:
             raise InputError(
-                f"stereo pair: expected two (H, W) views of one size, found {left.shape} and {right.shape}"
+                f"stereo pair: expected two (H, W) uint8 views of one size, "
+                f"found {left.shape} {left.dtype} and {right.shape} {right.dtype}"
             )
         count = -(-self.disparities // 16) * 16
         # Border pixels see no partner inside the frame; repeated borders keep the arrays the size the matcher wants.
