@@ -5,21 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from edge_dp.errors import InputError, MissingExtraError
+from edge_dp.extras import needs
 
 if TYPE_CHECKING:
     from edge_dp.converters.base import Converter
-
-
-def _needs(*modules: str) -> Callable[[], str | None]:
-    def why_not() -> str | None:
-        missing = [module for module in modules if find_spec(module) is None]
-        return f"{', '.join(missing)} not installed" if missing else None
-
-    return why_not
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,28 +33,28 @@ CONVERTERS: dict[str, ConverterEntry] = {
             "edge_dp.converters.executorch:ExecuTorchConverter",
             "executorch",
             ("int8", "fp32"),
-            _needs("torch", "torchao", "executorch"),
+            needs("torch", "torchao", "executorch"),
         ),
         ConverterEntry(
             "tflite",
             "edge_dp.converters.tflite:TFLiteConverter",
             "tflite",
             ("int8", "fp32"),
-            _needs("torch", "torchao", "litert_torch", "ai_edge_litert"),
+            needs("torch", "torchao", "litert_torch", "ai_edge_litert"),
         ),
         ConverterEntry(
             "coreml",
             "edge_dp.converters.coreml:CoreMLConverter",
             "coreml",
             ("w8a8", "fp16"),
-            _needs("torch", "torchao", "coremltools"),
+            needs("torch", "torchao", "coremltools"),
         ),
         ConverterEntry(
             "onnx",
             "edge_dp.converters.onnx:OnnxConverter",
             "onnx",
             ("int8", "fp32"),
-            _needs("torch", "torchao", "onnx", "onnxscript", "onnxruntime"),
+            needs("torch", "torchao", "onnx", "onnxscript", "onnxruntime"),
         ),
     )
 }

@@ -106,6 +106,23 @@ def json_dump(value: object, path: str | Path) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
+def yaml_load(path: str | Path) -> Any:
+    """Read a YAML document of plain values.
+
+    Raises:
+        InputError: the file does not exist or cannot be read.
+        SchemaError: it is not YAML in UTF-8.
+    """
+    import yaml  # not needed by what reads JSON only
+
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SchemaError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+
+
 def json_load(path: str | Path) -> dict[str, Any]:
     """Read a JSON object.
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 from edge_dp.config import from_mapping
 from edge_dp.errors import InputError, SchemaError
+from edge_dp.files import yaml_load
 from edge_dp.models.registry import student_entry
 from edge_dp.simulation.capture import SimulationConfig
 from edge_dp.training.teachers.sgm import SgmTeacher
@@ -106,8 +105,4 @@ def read_recipe(name_or_path: str | Path) -> Recipe:
         raise InputError(
             f"{name_or_path}: no such recipe file, and no shipped recipe of that name; shipped are {known}"
         )
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SchemaError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    return from_mapping(Recipe, data, str(path))
+    return from_mapping(Recipe, yaml_load(path), str(path))

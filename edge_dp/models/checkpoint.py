@@ -23,7 +23,7 @@ from safetensors.numpy import load_file, save
 
 from edge_dp.config import from_mapping
 from edge_dp.errors import ChecksumError, InputError, SchemaError
-from edge_dp.files import atomic_folder, json_dump, json_load, sha256
+from edge_dp.files import atomic_folder, json_dump, json_load, sha256, yaml_load
 from edge_dp.models.registry import build_student
 from edge_dp.preprocessing import ExposureNormalisation
 from edge_dp.quantization.ranges import ActivationRange
@@ -121,10 +121,7 @@ def read_checkpoint(name_or_folder: str | Path) -> Checkpoint:
         raise InputError(
             f"{name_or_folder}: no checkpoint there (no {_CONFIG}), and no shipped one of that name; shipped: {known}"
         )
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SchemaError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    data = yaml_load(path)
     if isinstance(data, dict) and isinstance(data.get("schema"), int) and data["schema"] > SCHEMA:
         raise SchemaError(
             f"{path}: schema {data['schema']} is newer than this edge_dp reads ({SCHEMA}); upgrade edge-dp"

@@ -6,25 +6,17 @@ import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 from edge_dp.errors import EngineError, InputError, MissingExtraError
+from edge_dp.extras import needs
 from edge_dp.runtime.engines.base import Engine, Signature
-
-
-def _needs(*modules: str) -> Callable[[], str | None]:
-    def why_not() -> str | None:
-        missing = [module for module in modules if find_spec(module) is None]
-        return f"{', '.join(missing)} not installed" if missing else None
-
-    return why_not
 
 
 def _needs_mac() -> str | None:
     if platform.system() != "Darwin":
         return "Core ML runs on macOS only; coreml-reference evaluates the same program here"
-    return _needs("coremltools")()
+    return needs("coremltools")()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +43,7 @@ ENGINES: dict[str, EngineEntry] = {
             "executorch",
             "executorch",
             "ExecuTorch runtime with XNNPACK",
-            _needs("executorch", "torch"),
+            needs("executorch", "torch"),
         ),
         EngineEntry(
             "litert",
@@ -60,7 +52,7 @@ ENGINES: dict[str, EngineEntry] = {
             "tflite",
             "ai-edge-litert",
             "LiteRT interpreter with XNNPACK",
-            _needs("ai_edge_litert"),
+            needs("ai_edge_litert"),
         ),
         EngineEntry(
             "onnxruntime",
@@ -69,7 +61,7 @@ ENGINES: dict[str, EngineEntry] = {
             "onnx",
             "onnxruntime",
             "ONNX Runtime, CPU",
-            _needs("onnxruntime"),
+            needs("onnxruntime"),
         ),
         EngineEntry(
             "coreml",
@@ -87,7 +79,7 @@ ENGINES: dict[str, EngineEntry] = {
             "coreml",
             "coremltools",
             "evaluates the saved MIL program; says nothing of the Neural Engine, nor of speed",
-            _needs("coremltools", "torch"),
+            needs("coremltools", "torch"),
             measures_speed=False,
         ),
     )
