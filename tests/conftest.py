@@ -15,7 +15,6 @@ import edge_dp
 from edge_dp.bundle.manifest import MANIFEST, Bundle, read_bundle
 from edge_dp.data import data_root as find_data_root
 
-
 # A loaded machine is slow, not wrong; and CI tries the same examples each time, so that a change is judged by itself.
 settings.register_profile("edge_dp", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("edge_dp")
