@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from edge_dp.errors import InputError
 from edge_dp.files import atomic_write
-from edge_dp.simulation.capture import SimulatedCapture, SimulationConfig, simulate_capture
+from edge_dp.simulation.capture import SIMULATOR, SimulatedCapture, SimulationConfig, simulate_capture
 from edge_dp.training.teachers.sgm import SgmTeacher
 
 SHARD_SIZE = 100
@@ -68,7 +68,7 @@ def to_output_grid(
 
 def data_set_key(seed: int, config: SimulationConfig, teacher: SgmTeacher) -> str:
     """Short name of the data set that these settings make; other settings never reuse its shards."""
-    settings = json.dumps([seed, asdict(config), asdict(teacher), SHARD_SIZE], sort_keys=True)
+    settings = json.dumps([SIMULATOR, seed, asdict(config), asdict(teacher), SHARD_SIZE], sort_keys=True)
     return hashlib.sha256(settings.encode()).hexdigest()[:12]
 
 

@@ -12,6 +12,9 @@ from edge_dp.simulation.psf import ALPHA_HALF_DISC
 from edge_dp.simulation.render import SideCamera, render_disparity, render_pinhole, render_side, render_view
 from edge_dp.simulation.scenes import Map, SceneConfig, random_scene
 
+SIMULATOR = 1
+"""Raised whenever the same seed and configuration give other captures than before, so that no data set mixes the two."""
+
 
 @dataclass(frozen=True, slots=True)
 class SensorConfig:

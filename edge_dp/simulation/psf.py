@@ -56,7 +56,7 @@ def half_aperture_psf(disparity: float, alpha: float, side: int) -> NDArray[np.f
     if alpha <= ALPHA_RAMP:
         profile = 0.5 * (1.0 + toward * (alpha / ALPHA_RAMP) * x)
     else:
-        mix = (alpha - ALPHA_RAMP) / (ALPHA_HALF_DISC - ALPHA_RAMP)
+        mix = min(1.0, (alpha - ALPHA_RAMP) / (ALPHA_HALF_DISC - ALPHA_RAMP))
         step = np.where(toward * x > 0, 1.0, np.where(x == 0, 0.5, 0.0))
         profile = mix * step + (1.0 - mix) * 0.5 * (1.0 + toward * x)
     weight = inside * profile

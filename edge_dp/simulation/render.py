@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from edge_dp.simulation.psf import half_aperture_psf
 from edge_dp.simulation.scenes import Layer, Map, Scene
 
-_PLANE_STEP = 1.0
-"""Disparity between the blurs from which a slanted plane is interpolated, px. Interpolating two point-spread functions
-interpolates their centroids exactly; the disc's diameter is off by less than the sampling can show."""
+_PLANES = np.array([0.0, 0.125, 0.25, 0.5, *range(1, 65)])
+"""Disparities, of either sign, of the blurs from which a slanted plane is interpolated, px. Interpolating two point-spread
+functions interpolates their centroids exactly; near focus, where a small disc is unlike a point, they lie closer."""
 _DISPARITY_GRID = 1.0 / 64  # disparities of point-spread functions are rounded to it, so that their cache is hit
 
 
@@ -102,18 +102,15 @@ def _composite(scene: Scene, appearance: Callable[[Layer], tuple[Map, Map]]) -> 
 def _blur_plane(image: Map, layer: Layer, alpha: float, side: int) -> tuple[Map, Map]:
     disparity = layer.disparity()
     low, high = float(disparity.min()), float(disparity.max())
-    steps = int(np.ceil((high - low) / _PLANE_STEP))
-    planes = [low] if steps == 0 else list(np.linspace(low, high, steps + 1))
+    grid = np.concatenate([-_PLANES[:0:-1], _PLANES])
+    planes = np.unique([low, *grid[(grid > low) & (grid < high)], high])
     result: Map = np.zeros_like(image)
-    for plane in planes:
+    for plane, hat in zip(planes, np.eye(len(planes)), strict=True):
         kernel = half_aperture_psf(round(plane / _DISPARITY_GRID) * _DISPARITY_GRID, alpha, side)
         # filter2D correlates; a point-spread function convolves, hence the flip.
         blurred = _as_map(cv2.filter2D(image, -1, kernel[::-1, ::-1], borderType=cv2.BORDER_REFLECT))
-        if steps == 0:
-            result = blurred
-        else:
-            weight = np.clip(1.0 - np.abs(disparity - plane) / ((high - low) / steps), 0.0, 1.0)
-            result += blurred * weight[..., None]
+        weight = np.interp(disparity, planes, hat).astype(np.float32)
+        result += blurred * weight[..., None]
     return result[..., 0], result[..., 1]
 
 

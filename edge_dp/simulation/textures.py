@@ -17,7 +17,7 @@ Texture = NDArray[np.float32]
 
 def dead_leaves(rng: np.random.Generator, height: int, width: int) -> Texture:
     """Discs, ellipses and polygons with sizes from a power law r^-3, each of one grey and some with a gradient or noise."""
-    image = np.full((height, width), rng.uniform(), np.float32)
+    image = np.full((height, width), round(255 * rng.uniform()), np.uint8)  # OpenCV anti-aliases on 8-bit images only
     largest = rng.uniform(0.1, 0.5) * min(height, width)
     smallest = rng.uniform(1.5, 5.0)
     count = int(rng.integers(60, 250))
@@ -26,7 +26,7 @@ def dead_leaves(rng: np.random.Generator, height: int, width: int) -> Texture:
     radii = smallest / np.sqrt(1.0 - uniform * (1.0 - (smallest / largest) ** 2))
     for radius in sorted(radii, reverse=True):
         centre = (int(rng.integers(0, width)), int(rng.integers(0, height)))
-        grey = float(rng.uniform())
+        grey = round(255 * rng.uniform())
         if rng.uniform() < 0.5:
             axes = (max(1, int(radius)), max(1, int(radius * rng.uniform(0.2, 1.0))))
             cv2.ellipse(image, centre, axes, float(rng.uniform(0, 180)), 0, 360, grey, -1, cv2.LINE_AA)
@@ -34,7 +34,7 @@ def dead_leaves(rng: np.random.Generator, height: int, width: int) -> Texture:
             angles = np.sort(rng.uniform(0, 2 * np.pi, int(rng.integers(3, 7))))
             corners = np.stack([np.cos(angles), np.sin(angles)], 1) * radius + centre
             cv2.fillPoly(image, [np.round(corners).astype(np.int32)], grey, cv2.LINE_AA)
-    return image
+    return image.astype(np.float32) / 255.0
 
 
 def fractal_noise(rng: np.random.Generator, height: int, width: int) -> Texture:
