@@ -9,7 +9,7 @@ from edge_dp.preprocessing import ExposureNormalisation
 from edge_dp.simulation.capture import SimulationConfig, simulate_capture
 from edge_dp.simulation.scenes import SceneConfig
 
-_SEED = 7
+_SEED = 10
 """Chosen so that the typical captures are textured nearly everywhere: golden vectors are there to compare arithmetic, and where
 there is nothing to match a network guesses, which turns the smallest rounding into a large difference."""
 _TYPICAL = {"far": (0.5, 4.5), "near": (-4.0, -0.5), "both": (-3.0, 4.0)}
