@@ -244,8 +244,9 @@ def _load_state(
     except (SafetensorError, KeyError, ValueError) as error:
         raise TrainingError(f"{path}: damaged state ({error}); delete it to start this stage again") from error
     modules = {name.removeprefix("module/"): value for name, value in tensors.items() if name.startswith("module/")}
-    state = OrderedDict(modules)
-    state._metadata = module.state_dict()._metadata  # versions: without them torchao resets each observer's eps
+    state: Any = OrderedDict(modules)
+    versions: Any = module.state_dict()
+    state._metadata = versions._metadata  # without them torchao resets each observer's eps
     with _resizable(module, modules):
         module.load_state_dict(state)
     for name, parameter in parameters.items():
