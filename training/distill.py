@@ -247,21 +247,19 @@ def _load_state(
     state: Any = OrderedDict(modules)
     versions: Any = module.state_dict()
     state._metadata = versions._metadata  # without them torchao resets each observer's eps
-    with _resizable(module, modules):
-        module.load_state_dict(state)
+    _fit_buffers(module, modules)
+    module.load_state_dict(state)
     for name, parameter in parameters.items():
         prefix = f"optimiser/{name}/"
         optimiser.state[parameter] = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     return step
 
 
-@contextlib.contextmanager
-def _resizable(module: nn.Module, state: dict[str, Tensor]) -> Iterator[None]:
+def _fit_buffers(module: nn.Module, state: dict[str, Tensor]) -> None:
     """Observers start with empty buffers and take their shape from the first data; give them the saved shapes."""
     for name, buffer in module.named_buffers():
         if name in state and buffer.shape != state[name].shape:
             buffer.resize_(state[name].shape)
-    yield
 
 
 def _samples(recipe: Recipe, folder: Path, workers: int, progress: Progress) -> tuple[Samples, Samples]:
