@@ -134,7 +134,7 @@ def test_ranges_are_frozen_after_the_steps_that_the_recipe_says(finished):
     state = load_file(finished.folder / "quantised.safetensors")
     observing = [bool(value.item()) for name, value in state.items() if name.endswith("observer_enabled")]
     assert observing.count(False) == len(finished.checkpoint.ranges)
-    assert True in observing  # those of the weights go on
+    assert any(observing)  # those of the weights go on
     assert finished.noise == [RECIPE.quantised_stage.rounding_noise]  # added once, from then on
 
 
