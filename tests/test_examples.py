@@ -18,6 +18,11 @@ def run(script, *arguments):
     return result.stdout
 
 
+def table_of(text):
+    """Cells of the rows of a printed table, the bars between them included."""
+    return [line.strip("│").split() for line in text.splitlines() if line.startswith("│")]
+
+
 def test_predict(bundle, tmp_path):
     text = run("examples/01_predict.py", "--bundle", bundle.folder, "--out", tmp_path)
     assert "against the simulated truth" in text
@@ -33,11 +38,18 @@ def test_contact_sheet(bundle, data_root, tmp_path):
 
 def test_pixel4_benchmark_shows_the_student_ahead_of_matching(bundle, data_root):
     text = run("benchmarks/pixel4.py", bundle.folder, "--artifact", "executorch-int8")
-    table = [line.strip("│").split() for line in text.splitlines() if line.startswith("│")]
-    rows = {cells[0]: [float(cell) for cell in cells[2::2]] for cells in table}
+    rows = {cells[0]: [float(cell) for cell in cells[2::2]] for cells in table_of(text)}
     student = rows["executorch-int8"]
     for name in ("constant", "sgbm_quarter", "sgbm_quarter_tuned"):
         assert all(mine < theirs for mine, theirs in zip(student, rows[name], strict=True))
+
+
+def test_xnnpack_rounds_ties_of_upsampling_up_and_onnx_runtime_to_even(bundle):
+    text = run("benchmarks/rounding.py", bundle.folder)
+    equal = {(cells[0], cells[2]): float(cells[-5]) for cells in table_of(text)}
+    for artifact in ("executorch-int8", "tflite-int8"):
+        assert equal[artifact, "up"] > 95 > equal[artifact, "to"]
+    assert equal["onnx-int8", "to"] > 95 > equal["onnx-int8", "up"]
 
 
 def test_a_missing_bundle_is_one_clear_line(tmp_path):
