@@ -6,7 +6,9 @@ integers.
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -79,20 +81,14 @@ class Converter(ABC):
             raise ExportError(f"{self.format}: no precision {precision!r}; it has {', '.join(self.precisions)}")
         path = folder / f"{source.name}.{precision}{self.suffix}"
         label = f"{self.format} {precision}"
-        try:
-            with quiet():
-                self._convert(source, precision, path)
-        except EdgeDpError:
-            raise
-        except Exception as error:  # toolchains raise anything
-            words = " ".join(str(error).split())[:300] or type(error).__name__
-            raise ExportError(f"{label}: the toolchain failed: {words}") from error
+        with _toolchain(label):
+            self._convert(source, precision, path)
         try:
             with make_engine(engine_for(self.format), path, source.signature) as engine:
                 engine.infer(probe)
         except EdgeDpError as error:
             raise ExportError(f"{label}: written, but does not run: {error}") from error
-        with quiet():
+        with _toolchain(label):
             kernels = self._kernels(path)
         if precision in INTEGER_PRECISIONS:
             if not kernels.integer:
@@ -119,3 +115,16 @@ class Converter(ABC):
     @abstractmethod
     def _kernels(self, path: Path) -> Kernels:
         """Count the artifact's arithmetic by kernel name, read back from disk. Data movement does not count."""
+
+
+@contextlib.contextmanager
+def _toolchain(label: str) -> Iterator[None]:
+    """Run a toolchain in silence; whatever it raises becomes an ExportError naming ``label``."""
+    try:
+        with quiet():
+            yield
+    except EdgeDpError:
+        raise
+    except Exception as error:  # toolchains raise anything
+        words = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ExportError(f"{label}: the toolchain failed: {words}") from error

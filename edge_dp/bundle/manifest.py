@@ -11,7 +11,6 @@ A bundle is a folder that stands alone:
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -227,8 +226,3 @@ def _inside(folder: Path, relative: str) -> Path:
     if not path.resolve().is_relative_to(folder.resolve()):  # a link may leave it too
         raise SchemaError(f"{folder / MANIFEST}: path {relative!r} leaves the bundle")
     return path
-
-
-def to_json(value: Any) -> str:
-    """Compact JSON of a dataclass, for ``--json`` output."""
-    return json.dumps(dataclasses.asdict(value), allow_nan=False)

@@ -26,7 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def call(options: argparse.Namespace) -> int:
     """Run the verb."""
-    from edge_dp.bundle.manifest import read_bundle, to_json
+    import dataclasses
+    import json
+
+    from edge_dp.bundle.manifest import read_bundle
     from edge_dp.cli.progress import progress_bars
     from edge_dp.cli.tables import report_table
     from edge_dp.errors import InputError
@@ -46,7 +49,7 @@ def call(options: argparse.Namespace) -> int:
             progress=lambda text, done, total: progress(text.split()[0], done, total, text),
         )
     if options.json:
-        print(to_json(report))
+        print(json.dumps(dataclasses.asdict(report), allow_nan=False))
     else:
         report_table(report)
         print(f"Report: {(bundle.folder / PAGE).resolve()}")

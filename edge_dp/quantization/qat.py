@@ -121,7 +121,8 @@ def rounding_noise(prepared: GraphModule, amplitude: float) -> Iterator[None]:
     """Add uniform noise of +-``amplitude`` quantisation steps to each activation before it is rounded, within the block.
 
     Engines differ in how they round: by a step where PyTorch's value lies near the middle between two. Such a step grows on
-    its way through a network that is sensitive to it; training with the noise makes it insensitive.
+    its way through a network that is sensitive to it; training with the noise makes it insensitive. Tensors that share a
+    quantisation, as an upsampling and its input do, get the noise once for each of them.
     """
 
     def disturb(fake_quantize: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -203,6 +203,13 @@ def test_a_missed_threshold_exits_with_1(bundle, tmp_path, capsys, monkeypatch):
     assert "of the range, allowed 0e+00" in text
 
 
+def test_validate_as_json_is_the_report(bundle, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle.folder, copy)
+    assert main(["validate", str(copy), "--artifact", "onnx-fp32", "--rounds", "1", "--warm-up", "0", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads((copy / "report.json").read_text())
+
+
 def test_help_and_import_need_no_heavy_package():
     code = (
         "import sys; import edge_dp; from edge_dp.cli import build_parser; build_parser().format_help(); "
