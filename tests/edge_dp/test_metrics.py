@@ -139,6 +139,90 @@ def test_what_cannot_be_scored_is_refused(metric):
         metric(t, t, weights=-t)
 
 
+@pytest.mark.parametrize("method", ["average", "dense", "ordinal"])
+@given(seed=SEEDS, levels=st.integers(2, 50))
+@settings(max_examples=20, deadline=None)
+def test_ranks_of_equal_values_against_scipy(method, seed, levels):
+    rng = np.random.default_rng(seed)
+    p, t, c = rng.integers(0, levels, 200), rng.integers(0, levels, 200), rng.random(200)
+
+    def weighted(a, b):
+        covariance = np.cov(rankdata(a, method), rankdata(b, method), aweights=c)
+        return covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1])
+
+    expected = max(weighted(p, t), weighted(-p, t)) if method == "ordinal" else abs(weighted(p, t))
+    assert one_minus_abs_spearman(p, t, weights=c, ranks=method) == pytest.approx(1 - expected, abs=1e-9)
+
+
+def test_ranks_agree_without_ties_and_differ_with_them():
+    p, t, _ = scene(8)
+    untied = [one_minus_abs_spearman(p, t, ranks=method) for method in ("average", "dense", "ordinal")]
+    assert untied == pytest.approx(untied[:1] * 3, rel=1e-9)
+    p = np.round(p**3)  # most values in few levels
+    tied = [one_minus_abs_spearman(p, t, ranks=method) for method in ("average", "dense", "ordinal")]
+    assert np.abs(np.subtract.outer(tied, tied) + np.eye(3)).min() > 1e-4
+
+
+@pytest.mark.parametrize("method", ["average", "dense", "ordinal"])
+@given(seed=SEEDS, steps=st.lists(st.integers(1, 1000), min_size=12, max_size=12), falling=st.booleans())
+@settings(max_examples=20, deadline=None)
+def test_spearman_sees_order_alone(method, seed, steps, falling):
+    rng = np.random.default_rng(seed)
+    p, t, c = rng.integers(0, 12, 150), rng.random(150), rng.random(150)
+    monotone = np.cumsum(steps) * (-1 if falling else 1)
+    moved = one_minus_abs_spearman(monotone[p], t, weights=c, ranks=method)
+    assert moved == pytest.approx(one_minus_abs_spearman(p, t, weights=c, ranks=method), abs=1e-12)
+
+
+def test_ranking_all_pixels_takes_in_those_that_do_not_count():
+    p, t, _ = scene(9)
+    keep = np.random.default_rng(0).random(p.shape) < 0.5
+    expected = 1 - abs(np.corrcoef(rankdata(p)[keep], rankdata(t)[keep])[0, 1])
+    assert one_minus_abs_spearman(p, t, mask=keep, rank_all=True) == pytest.approx(expected, rel=1e-9)
+    assert abs(one_minus_abs_spearman(p, t, mask=keep) - expected) > 1e-5
+    p[~keep] = np.nan
+    with pytest.raises(InputError, match=r"prediction: expected finite values, found NaN .* All pixels are ranked"):
+        one_minus_abs_spearman(p, t, mask=keep, rank_all=True)
+
+
+@given(seed=SEEDS)
+@settings(max_examples=20, deadline=None)
+def test_row_weight_matters_unless_binary(seed):
+    """Rows times c minimise sum c^2 r^2: lstsq says the same, and it is never below the minimum of sum c r^2."""
+    p, t, c = scene(seed)
+    fit = np.linalg.lstsq(np.stack([p, np.ones_like(p)], 1) * c[:, None], t * c)[0]
+    expected = np.sqrt((c * (fit[0] * p + fit[1] - t) ** 2).sum() / c.sum())
+    assert ai2(p, t, weights=c, row_weight="c") == pytest.approx(expected, rel=1e-9)
+    assert ai2(p, t, weights=c, row_weight="c") > ai2(p, t, weights=c)
+    binary = (c > 0.5) * 1.0
+    assert ai2(p, t, weights=binary, row_weight="c") == pytest.approx(ai2(p, t, weights=binary), rel=1e-12)
+
+
+def test_one_fit_of_ai1_is_the_least_squares_fit():
+    p, t, c = scene(10)
+    slope, offset = np.polyfit(p, t, 1, w=np.sqrt(c))
+    expected = np.average(abs(slope * p + offset - t), weights=c)
+    assert ai1(p, t, weights=c, fits=1) == pytest.approx(expected, rel=1e-9)
+
+
+def test_more_fits_come_closer_to_the_minimum():
+    p, t, c = scene(2)
+    least = least_absolute_error(p, t, c)
+    errors = [ai1(p, t, weights=c, fits=fits) for fits in (1, 2, 5, 6, 50)]
+    assert errors == sorted(errors, reverse=True)
+    assert least <= errors[-1] <= 1.0001 * least
+
+
+def test_keywords_of_unknown_value_are_refused():
+    p, t, _ = scene(0)
+    with pytest.raises(InputError, match="fits: expected 1 or more, found 0"):
+        ai1(p, t, fits=0)
+    with pytest.raises(InputError, match=r"row_weight: expected one of sqrt\(c\), c, found c\^2"):
+        ai2(p, t, row_weight="c^2")
+    with pytest.raises(InputError, match="ranks: expected one of average, dense, ordinal, found min"):
+        one_minus_abs_spearman(p, t, ranks="min")
+
+
 def test_full_resolution_in_reasonable_time():
     rng = np.random.default_rng(0)
     p, t = rng.random((1008, 1344), dtype=np.float32), rng.integers(1, 256, (1008, 1344)) / 255
