@@ -20,6 +20,10 @@ class ChecksumError(InputError):
     """A file of a bundle or checkpoint differs from the one that was written: truncated, edited or swapped."""
 
 
+class OpticsError(InputError):
+    """A depth, focus distance or lens for which the optics have no answer."""
+
+
 class SchemaError(InputError):
     """A manifest, recipe, profile or report does not follow its schema, or follows a newer one than this version reads."""
 

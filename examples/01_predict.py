@@ -27,7 +27,7 @@ def simulated_sample() -> DpSample:
     scene = SceneConfig(height=384, width=512, margin=40, layers=(5, 8))
     capture = simulate_capture(seed=13, index=2, config=SimulationConfig(scene))
     left, right = capture.views
-    return DpSample(left[None], right[None], load_sensor("generic_8bit"), "simulated", disparity=capture.disparity)
+    return DpSample(left, right, load_sensor("generic_8bit"), "simulated", disparity=capture.disparity)
 
 
 def main() -> None:

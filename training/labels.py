@@ -9,19 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
-from zipfile import BadZipFile
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_dp.errors import InputError
 from edge_dp.files import atomic_write
 from edge_dp.simulation.capture import SIMULATOR, SimulatedCapture, SimulationConfig, simulate_capture
+from edge_dp.simulation.shards import make_shards, open_shard
 from edge_dp.training.teachers.sgm import SgmTeacher
 
 SHARD_SIZE = 100
@@ -33,7 +31,7 @@ _FLAT = 0.75
 class Samples:
     """Training material, N captures.
 
-    views: (N, 2, H, W) float16 linear light, not exposure-normalised.
+    views: (N, 2, H, W) float16 linear light, the mean over colours, not exposure-normalised.
     label: (N, H/2, W/2) float16 teacher's dual-pixel disparity, px of the views; 0 where masked.
     mask: (N, H/2, W/2) bool, where the teacher is sure.
     truth: (N, H/2, W/2) float16 true disparity, for evaluation only.
@@ -50,7 +48,7 @@ class Samples:
 
 def label_capture(capture: SimulatedCapture, teacher: SgmTeacher) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Teacher's dual-pixel disparity (H, W) px and its validity mask, from the two pinhole views alone."""
-    stereo, valid = teacher(_gamma_encoded(capture.reference), _gamma_encoded(capture.side))
+    stereo, valid = teacher(_gamma_encoded(capture.reference.mean(axis=0)), _gamma_encoded(capture.side.mean(axis=0)))
     inner = slice(capture.margin, -capture.margin or None)
     return capture.camera.dual_pixel_disparity(stereo)[inner, inner], valid[inner, inner]
 
@@ -93,19 +91,8 @@ def write_shards(
     """
     folder.mkdir(parents=True, exist_ok=True)
     shards = [folder / f"shard_{index:04d}.npz" for index in range(-(-count // SHARD_SIZE))]
-    missing = [(path, index) for index, path in enumerate(shards) if not path.is_file()]
-    done = (len(shards) - len(missing)) * SHARD_SIZE
-    progress(done)
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        jobs = [pool.submit(_write_shard, path, index, seed, config, teacher) for path, index in missing]
-        try:
-            for job in jobs:
-                job.result()
-                done += SHARD_SIZE
-                progress(done)
-        except BaseException:  # an interruption too: do not simulate what is still queued first
-            pool.shutdown(cancel_futures=True)
-            raise
+    make = partial(_write_shard, seed=seed, config=config, teacher=teacher)
+    make_shards(shards, make, workers, lambda made: progress(made * SHARD_SIZE))
     return shards
 
 
@@ -117,23 +104,19 @@ def read_shards(paths: Iterable[Path]) -> Samples:
     """
     parts = []
     for path in paths:
-        try:
-            with np.load(path, allow_pickle=False) as data:
-                parts.append(tuple(data[name] for name in ("views", "label", "mask", "truth")))
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-            raise InputError(f"{path}: damaged shard ({error}); delete it and run again") from error
+        with open_shard(path) as data:
+            parts.append(tuple(data[name] for name in ("views", "label", "mask", "truth")))
     views, label, mask, truth = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return Samples(views, label, mask, truth)
 
 
 def _write_shard(path: Path, index: int, seed: int, config: SimulationConfig, teacher: SgmTeacher) -> None:
-    cv2.setNumThreads(1)  # the pool already fills the cores
     rows = []
     for number in range(index * SHARD_SIZE, (index + 1) * SHARD_SIZE):
         capture = simulate_capture(seed, number, config)
         label, mask = to_output_grid(*label_capture(capture, teacher))
         truth = cv2.resize(capture.disparity, label.shape[::-1], interpolation=cv2.INTER_AREA)
-        rows.append((capture.views.astype(np.float16), label.astype(np.float16), mask, truth.astype(np.float16)))
+        rows.append((capture.views.mean(axis=1).astype(np.float16), label.astype(np.float16), mask, truth.astype(np.float16)))
     views, labels, masks, truths = (np.stack(arrays) for arrays in zip(*rows, strict=True))
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.savez(file, views=views, label=labels, mask=masks, truth=truths)

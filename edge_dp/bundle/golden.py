@@ -25,7 +25,7 @@ def golden_views(height: int, width: int, exposure: ExposureNormalisation) -> di
     views = {}
     for index, (name, disparity) in enumerate(_TYPICAL.items()):
         scene = SceneConfig(height, width, margin=40, layers=(4, 8), disparity=disparity, one_sided_share=0.0)
-        views[name] = exposure(simulate_capture(_SEED, index, SimulationConfig(scene)).views)[None]
+        views[name] = exposure(simulate_capture(_SEED, index, SimulationConfig(scene)).views[:, 0])[None]
     views["random"] = rng.uniform(0.0, 1.0, (1, 2, height, width)).astype(np.float32)
     black, white = np.zeros((height, width), np.float32), np.ones((height, width), np.float32)
     views["extreme_white"] = np.stack([white, white])[None]

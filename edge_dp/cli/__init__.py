@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 
 from edge_dp._version import VERSION
-from edge_dp.cli import doctor, export, run, train, validate
+from edge_dp.cli import data, doctor, export, run, sensors, simulate, train, validate
 from edge_dp.errors import EdgeDpError
 
-_VERBS = (doctor, train, export, validate, run)
+_VERBS = (doctor, sensors, data, simulate, train, export, validate, run)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -15,6 +15,7 @@ from edge_dp.errors import InputError
 from edge_dp.sensors import SensorProfile
 
 _GREEN = 1  # in BGR, BGRA and RGB alike
+_RED = 2  # in BGR and BGRA, the order of OpenCV
 _WHAT_TO_DO = {
     "uint8": "Pass --sensor generic_8bit for tone-mapped files.",
     "uint16": "Pass --sensor pixel4 for its 16-bit raw, or the path of your own profile.",
@@ -22,65 +23,77 @@ _WHAT_TO_DO = {
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 
-def read_view(path: str | Path, sensor: SensorProfile) -> Array:
+def read_view(path: str | Path, sensor: SensorProfile, *, colour: bool = False) -> Array:
     """One view as it lies in its file, in linear light; without shading gain and rotation, which concern the pair.
 
     PNG, TIFF, JPEG and PGM hold levels of the sensor: (v - black) / (white - black), clipped at 0, then linearised
     where the profile says sRGB. A ``.pfm`` holds linear light already. Of colour files the green channel is used, which
-    has twice the samples of the others on the sensor.
+    has twice the samples of the others on the sensor, unless ``colour`` asks for all three.
 
     Args:
         path: the file.
         sensor: dtype, levels and transfer curve of the files.
+        colour: give red, green and blue.
 
     Returns:
-        (H, W) float32, [0, 1].
+        (H, W) float32, [0, 1]; with ``colour`` (3, H, W).
 
     Raises:
         InputError: the file is missing, truncated or no image; its dtype is not the sensor's; its levels lie all at or
-            below black, or somewhere above white; a ``.pfm`` holds NaN, infinity or values outside [0, 1].
+            below black, or somewhere above white; a ``.pfm`` holds NaN, infinity or values outside [0, 1]; ``colour``
+            of a file with one channel.
     """
     is_light = Path(path).suffix.lower() == ".pfm"
     values = read_pfm(path) if is_light else read_raw(path)
-    green = values if values.ndim == 2 else values[..., _GREEN]
+    if colour:
+        if values.ndim == 2:
+            raise InputError(f"{path}: expected three channels, found one. Read it without colour.")
+        view = np.moveaxis(values if is_light else values[..., _RED::-1], -1, 0)
+    else:
+        view = values if values.ndim == 2 else values[..., _GREEN]
     if is_light:
-        if not (green.min() >= 0 and green.max() <= 1):  # NaN fails both
+        if not (view.min() >= 0 and view.max() <= 1):  # NaN fails both
             raise InputError(
-                f"{path}: expected linear light in [0, 1], found {green.min()} to {green.max()}. Mend the values, or "
+                f"{path}: expected linear light in [0, 1], found {view.min()} to {view.max()}. Mend the values, or "
                 "divide by the white level."
             )
-        return np.ascontiguousarray(green, dtype=np.float32)
-    _check_levels(path, green, sensor)
-    light = (green.astype(np.float32) - np.float32(sensor.black_level)).clip(0)
+        return np.ascontiguousarray(view, dtype=np.float32)
+    _check_levels(path, view, sensor)
+    light = (view.astype(np.float32, order="C") - np.float32(sensor.black_level)).clip(0)
     light /= np.float32(sensor.white_level - sensor.black_level)
     return srgb_to_linear(light) if sensor.transfer == "srgb" else light
 
 
-def read_pair(left: str | Path, right: str | Path, sensor: SensorProfile) -> DpSample:
+def read_pair(
+    left: str | Path, right: str | Path, sensor: SensorProfile, *, colour: bool = False, centre: float = 1.0
+) -> DpSample:
     """Both views as a sample: linear, in true left/right order, shading matched, dual-pixel axis along x.
 
     Args:
         left: the file called left; where the profile has ``swap_views`` it holds the right view.
         right: the file called right.
         sensor: the profile.
+        colour: give red, green and blue in place of green alone.
+        centre: share of each side of the files to keep, about their centre.
 
     Returns:
-        A sample of shape (1, H, W), named after the left file. The right view is clipped at 1 after its gain.
+        A sample of shape (1, H, W), with ``colour`` (3, H, W), named after the left file. The right view is clipped at
+        1 after its gain.
 
     Raises:
         InputError: as ``read_view``; the views differ in size, are one and the same, or show more than the field over
             which the profile's ``right_gain`` is known.
     """
-    views = [read_view(path, sensor) for path in (left, right)]
+    views = [_central(read_view(path, sensor, colour=colour), centre) for path in (left, right)]
     if views[0].shape != views[1].shape:
-        sizes = [f"{view.shape[1]}x{view.shape[0]}" for view in views]
+        sizes = [f"{view.shape[-1]}x{view.shape[-2]}" for view in views]
         raise InputError(f"{right}: expected {sizes[0]} as in {left}, found {sizes[1]}. Pass the views of one capture.")
     if np.array_equal(views[0], views[1]):
         raise InputError(f"{right}: expected the other view, found one view twice (same as {left}). Pass both views.")
     if sensor.swap_views:
         views.reverse()
     if sensor.right_gain is not None:
-        height, width = views[1].shape
+        height, width = views[1].shape[-2:]
         field = sensor.right_gain.field_px
         if width > field[0] or height > field[1]:
             raise InputError(
@@ -88,7 +101,7 @@ def read_pair(left: str | Path, right: str | Path, sensor: SensorProfile) -> DpS
                 f"found {width}x{height}. Crop the views to their centre."
             )
         views[1] = (views[1] * sensor.right_gain.sample(height, width)).clip(0, 1)
-    planes = [to_sample_orientation(view, sensor)[None] for view in views]
+    planes = [to_sample_orientation(view.reshape(-1, *view.shape[-2:]), sensor) for view in views]
     return DpSample(left=planes[0], right=planes[1], sensor=sensor, name=Path(left).stem)
 
 
@@ -122,9 +135,7 @@ def read_raw(path: str | Path) -> NDArray[Any]:
     except OSError as error:
         raise InputError(f"{path}: expected an image file, found: {error.strerror}. Check the path.") from error
     image: NDArray[Any] | None = None
-    # Older OpenCV fills the missing part of a JPEG with grey: its end marker must come after the last scan.
-    cut_jpeg = data.startswith(b"\xff\xd8") and data.find(b"\xff\xd9", data.rfind(b"\xff\xda")) < 0
-    if data and not cut_jpeg:
+    if data and not is_cut_jpeg(data):
         try:
             image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         except cv2.error:  # larger than OpenCV's limits
@@ -137,18 +148,33 @@ def read_raw(path: str | Path) -> NDArray[Any]:
     return image
 
 
-def _check_levels(path: str | Path, green: NDArray[Any], sensor: SensorProfile) -> None:
+def is_cut_jpeg(data: bytes) -> bool:
+    """Whether these are the bytes of a JPEG without its end marker after the last scan.
+
+    Older OpenCV fills what is missing with grey, so that nobody would notice.
+    """
+    return data.startswith(b"\xff\xd8") and data.find(b"\xff\xd9", data.rfind(b"\xff\xda")) < 0
+
+
+def _central(view: Array, share: float) -> Array:
+    """The central ``share`` of each side of (..., H, W)."""
+    height, width = (round(share * side) for side in view.shape[-2:])
+    top, left = (view.shape[-2] - height) // 2, (view.shape[-1] - width) // 2
+    return view[..., top : top + height, left : left + width]
+
+
+def _check_levels(path: str | Path, view: NDArray[Any], sensor: SensorProfile) -> None:
     kind = "tone-mapped (sRGB)" if sensor.transfer == "srgb" else "raw"
     expected = f"{sensor.dtype} {kind} with black level {sensor.black_level:g} (sensor {sensor.name})"
-    if str(green.dtype) != sensor.dtype:
-        advice = _WHAT_TO_DO.get(str(green.dtype), f"Convert it to {sensor.dtype}, or to .pfm of linear light.")
-        raise InputError(f"{path}: expected {expected}, found {green.dtype}. {advice}")
-    if green.max() <= sensor.black_level:
+    if str(view.dtype) != sensor.dtype:
+        advice = _WHAT_TO_DO.get(str(view.dtype), f"Convert it to {sensor.dtype}, or to .pfm of linear light.")
+        raise InputError(f"{path}: expected {expected}, found {view.dtype}. {advice}")
+    if view.max() <= sensor.black_level:
         raise InputError(
-            f"{path}: expected {expected}, found no value above {green.max()}. The file is black, or of another sensor."
+            f"{path}: expected {expected}, found no value above {view.max()}. The file is black, or of another sensor."
         )
-    if green.max() > sensor.white_level:
+    if view.max() > sensor.white_level:
         raise InputError(
-            f"{path}: expected {expected} and white level {sensor.white_level:g}, found {green.max()}. Pass the "
+            f"{path}: expected {expected} and white level {sensor.white_level:g}, found {view.max()}. Pass the "
             "--sensor that took it."
         )

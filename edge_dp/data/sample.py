@@ -29,6 +29,8 @@ class DpSample:
         depth: (H, W) float32 metres, > 0; inf is the horizon.
         confidence: (H, W) float32, >= 0: how far the ground truth may be trusted.
         mask: (H, W) bool, True where the ground truth holds. Elsewhere its values are not looked at.
+        all_in_focus: (C, H, W) float32, linear light in [0, 1]: the same scene without defocus, where the set has it. Its
+            brightness need not be that of the views.
 
     Raises:
         InputError: an array has another dtype or shape, or holds a value outside the range above; the array is named.
@@ -43,11 +45,14 @@ class DpSample:
     depth: Array | None = None
     confidence: Array | None = None
     mask: Mask | None = None
+    all_in_focus: Array | None = None
 
     def __post_init__(self) -> None:
         self._check("left", np.float32, "(C, H, W)", self.left.ndim == 3 and self.left.size > 0)
-        self._check("right", np.float32, f"the shape of left, {self.left.shape}", self.right.shape == self.left.shape)
-        for field in ("left", "right"):
+        pictures = ["left", "right", *(["all_in_focus"] if self.all_in_focus is not None else [])]
+        for field in pictures:
+            alike = getattr(self, field).shape == self.left.shape
+            self._check(field, np.float32, f"the shape of left, {self.left.shape}", alike)
             view = getattr(self, field)
             low, high = view.min(), view.max()
             if not (low >= 0 and high <= 1):  # NaN fails both

@@ -14,28 +14,40 @@ from numpy.typing import NDArray
 
 from edge_dp.errors import InputError, SchemaError
 from edge_dp.files import json_load
+from edge_dp.sensors.psf_field import PsfField
 
-SCHEMA = 1
+SCHEMA = 2
 _PROFILES = Path(__file__).resolve().parent / "profiles"
 
 
 @dataclass(frozen=True, slots=True)
-class RightGain:
-    """Left/right shading: what to multiply the right view by before comparing it with the left one.
+class FieldPolynomial:
+    """A number that varies smoothly over the field, such as the left/right shading.
 
-    gain(x, y) = sum over j, i of coefficients[j][i] * y**j * x**i, with x and y running from -1 to 1 over the field,
-    from its left edge to its right one and from top to bottom, at pixel centres.
+    value(x, y) = sum over j, i of coefficients[j][i] * y**j * x**i, with x and y running from -1 to 1 over the field as it
+    lies in the files, from its left edge to its right one and from top to bottom, at pixel centres.
     """
 
     coefficients: tuple[tuple[float, ...], ...]
     field_px: tuple[int, int]  # (width, height) of the part of the sensor it was fitted on
 
     def sample(self, height: int, width: int) -> NDArray[np.float32]:
-        """(height, width) float32 gains of views that show the field, at any resolution."""
+        """(height, width) float32 values for views that show the field, at any resolution."""
         x = (2 * np.arange(width) + 1) / width - 1
         y = (2 * np.arange(height) + 1) / height - 1
-        gain: NDArray[np.float64] = np.polynomial.polynomial.polygrid2d(y, x, np.array(self.coefficients))
-        return gain.astype(np.float32)
+        value: NDArray[np.float64] = np.polynomial.polynomial.polygrid2d(y, x, np.array(self.coefficients))
+        return value.astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """Noise of one view: variance x / full_well_e + (read_noise_e / full_well_e)^2 at linear light x in [0, 1].
+
+    Source: photon counts follow Poisson's law, and the two half pixels count different photons.
+    """
+
+    full_well_e: float  # photo-electrons of a half pixel at the white level
+    read_noise_e: float  # standard deviation, photo-electrons
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +63,26 @@ class SensorProfile:
     transfer: Literal["linear", "srgb"]  # srgb: gamma-encoded, linearised on reading (IEC 61966-2-1)
     dp_axis: Literal["x", "y"]  # of the files: along which image axis the views differ
     swap_views: bool  # True where the file called left holds the right view
-    alpha: float | None  # disparity per diameter of the circle of confusion
+    alpha: float | None  # disparity per diameter of the circle of confusion; its mean over the field where it varies
     focal_length_m: float | None
     f_number: float | None
     pitch_um: float | None  # of the samples in the files, which may be several photosites
-    right_gain: RightGain | None  # None: the views are taken as equally bright
+    right_gain: FieldPolynomial | None  # multiplies the right view before it is compared; None: equally bright
     sources: dict[str, str]  # field -> where its number comes from
+    colour_filter: Literal["bayer", "quad_bayer", "none"] | None = None
+    dp_plane: Literal["green", "rgb", "grey"] | None = None  # what the files hold of each view
+    orientation: Literal[0, 90, 180, 270] | None = None  # degrees counter-clockwise the files are turned from readout
+    native_sampling: tuple[float, float] | None = None  # samples of the sensor per sample of the file, along x and y
+    noise: Noise | None = None
+    focus_m: float | tuple[float, float] | None = None  # of all captures, or their (nearest, farthest)
+    alpha_field: FieldPolynomial | None = None  # alpha over the field, relative to ``alpha``; None: the same everywhere
+    psf: PsfField | None = None
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], where: str) -> SensorProfile:
         """Check ``data`` (the JSON form) and make a profile of it; fields it does not know are left aside.
+
+        Schema 1 had no field after ``sources``; fields that are not there are unknown.
 
         Args:
             data: as returned by ``to_dict``.
@@ -76,26 +98,43 @@ class SensorProfile:
             raise SchemaError(
                 f"{where}: schema: expected at most {SCHEMA}, found {schema}. Upgrade edge_dp to read it."
             )
-        for field, (expected, holds) in _FIELDS.items():
-            if field not in data:
+        for field, (expected, holds) in {**_REQUIRED, **_OPTIONAL}.items():
+            if field in _REQUIRED and field not in data:
                 raise SchemaError(f"{where}: {field}: expected {expected}, found nothing. Add the field.")
-            if not holds(data[field]):
+            if not holds(data.get(field)):
                 raise SchemaError(f"{where}: {field}: expected {expected}, found {data[field]!r}. Correct it.")
         _check_levels(data, where)
-        for field in _NEED_SOURCE:
-            if data[field] is not None and not data["sources"].get(field):
+        for field in NEED_SOURCE:
+            if data.get(field) is not None and not data["sources"].get(field):
                 raise SchemaError(
                     f"{where}: sources.{field}: expected where the number comes from, found nothing. Name the paper, "
                     "data sheet or measurement."
                 )
-        gain = data["right_gain"]
-        if gain is not None:
-            gain = RightGain(tuple(tuple(row) for row in gain["coefficients"]), tuple(gain["field_px"]))
-        return cls(**{**{field: data[field] for field in _FIELDS}, "right_gain": gain})
+        values = {field: data.get(field) for field in (*_REQUIRED, *_OPTIONAL)}
+        for field, build in _BUILD.items():
+            if data.get(field) is not None:
+                values[field] = build(data[field])
+        if data.get("psf") is not None:
+            values["psf"] = PsfField.from_dict(data["psf"], f"{where}: psf")
+        return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, as stored in manifests; ``from_dict`` reads it back."""
-        return {"schema": SCHEMA, **asdict(self)}
+        data = asdict(self)
+        sources = data.pop("sources")  # last, as texts are long
+        return {"schema": SCHEMA, **data, "sources": sources}
+
+    def alpha_over_field(self, height: int, width: int) -> NDArray[np.float32]:
+        """(height, width) float32 disparity per diameter of the circle of confusion, for views that show the field.
+
+        Raises:
+            InputError: ``alpha`` is unknown.
+        """
+        if self.alpha is None:
+            raise InputError(f"sensor {self.name}: alpha: expected a number, found none. Fit it or pass one.")
+        if self.alpha_field is None:
+            return np.full((height, width), self.alpha, np.float32)
+        return np.float32(self.alpha) * self.alpha_field.sample(height, width)
 
 
 def list_sensors() -> tuple[str, ...]:
@@ -126,11 +165,30 @@ def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def _is_positive(value: object) -> TypeGuard[float]:
+    return _is_number(value) and value > 0
+
+
 def _is_positive_or_null(value: object) -> bool:
-    return value is None or (_is_number(value) and value > 0)
+    return value is None or _is_positive(value)
 
 
-def _is_right_gain(value: object) -> bool:
+def _is_positive_pair(value: object) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2 and all(_is_positive(number) for number in value)
+
+
+def _is_noise(value: object) -> bool:
+    if not isinstance(value, dict):
+        return False
+    read_noise = value.get("read_noise_e")
+    return _is_positive(value.get("full_well_e")) and _is_number(read_noise) and read_noise >= 0
+
+
+def _is_focus(value: Any) -> bool:
+    return _is_positive_or_null(value) or (_is_positive_pair(value) and value[0] <= value[1])
+
+
+def _is_field_polynomial(value: object) -> bool:
     if value is None:
         return True
     if not isinstance(value, dict):
@@ -147,6 +205,11 @@ def _is_right_gain(value: object) -> bool:
     )
 
 
+def _field_polynomial(value: dict[str, Any]) -> FieldPolynomial:
+    width, height = value["field_px"]
+    return FieldPolynomial(tuple(tuple(row) for row in value["coefficients"]), (width, height))
+
+
 def _check_levels(data: dict[str, Any], where: str) -> None:
     black, white, highest = data["black_level"], data["white_level"], np.iinfo(data["dtype"]).max
     if not black < white <= highest:
@@ -156,8 +219,13 @@ def _check_levels(data: dict[str, Any], where: str) -> None:
         )
 
 
+_Check = tuple[str, Callable[[Any], bool]]
 _OPTIONAL_NUMBER = "a number above 0, or null where unknown"
-_FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+_POLYNOMIAL: _Check = (
+    "null or an object with field_px [width, height] and coefficients, rows of equal length of finite numbers",
+    _is_field_polynomial,
+)
+_REQUIRED: dict[str, _Check] = {
     "name": (
         "letters, digits, '_' and '-'",
         lambda value: isinstance(value, str) and re.fullmatch(r"[\w-]+", value) is not None,
@@ -174,13 +242,43 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "focal_length_m": (_OPTIONAL_NUMBER, _is_positive_or_null),
     "f_number": (_OPTIONAL_NUMBER, _is_positive_or_null),
     "pitch_um": (_OPTIONAL_NUMBER, _is_positive_or_null),
-    "right_gain": (
-        "null or an object with field_px [width, height] and coefficients, rows of equal length of finite numbers",
-        _is_right_gain,
-    ),
+    "right_gain": _POLYNOMIAL,
     "sources": (
         "an object of texts",
         lambda value: isinstance(value, dict) and all(isinstance(text, str) for text in value.values()),
     ),
 }
-_NEED_SOURCE = ("black_level", "white_level", "alpha", "focal_length_m", "f_number", "pitch_um", "right_gain")
+_OPTIONAL: dict[str, _Check] = {
+    "colour_filter": (
+        "bayer, quad_bayer, none, or null where unknown",
+        lambda value: value in ("bayer", "quad_bayer", "none", None),
+    ),
+    "dp_plane": ("green, rgb, grey, or null where unknown", lambda value: value in ("green", "rgb", "grey", None)),
+    "orientation": (
+        "0, 90, 180, 270, or null where unknown",
+        lambda value: value is None or (type(value) is int and value in (0, 90, 180, 270)),
+    ),
+    "native_sampling": (
+        "[along x, along y], numbers above 0, or null where unknown",
+        lambda value: value is None or _is_positive_pair(value),
+    ),
+    "noise": (
+        "null or an object with full_well_e above 0 and read_noise_e of at least 0",
+        lambda value: value is None or _is_noise(value),
+    ),
+    "focus_m": ("a number above 0, [nearest, farthest], or null where unknown", _is_focus),
+    "alpha_field": _POLYNOMIAL,
+    "psf": ("an object or null", lambda value: value is None or isinstance(value, dict)),
+}
+_BUILD: dict[str, Callable[[Any], Any]] = {
+    "right_gain": _field_polynomial,
+    "alpha_field": _field_polynomial,
+    "native_sampling": tuple,
+    "noise": lambda value: Noise(value["full_well_e"], value["read_noise_e"]),
+    "focus_m": lambda value: tuple(value) if isinstance(value, list | tuple) else value,
+}
+NEED_SOURCE = (
+    "black_level", "white_level", "alpha", "focal_length_m", "f_number", "pitch_um", "right_gain", "colour_filter",
+    "dp_plane", "orientation", "native_sampling", "noise", "focus_m", "alpha_field", "psf",
+)  # fmt: skip
+"""Fields whose value, where it is known, must say where it comes from."""

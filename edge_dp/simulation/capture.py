@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_dp.simulation.psf import ALPHA_HALF_DISC
-from edge_dp.simulation.render import SideCamera, render_disparity, render_pinhole, render_side, render_view
-from edge_dp.simulation.scenes import Map, SceneConfig, random_scene
+from edge_dp.optics.psf import PsfModel
+from edge_dp.simulation.kernels import FieldWindow
+from edge_dp.simulation.lens import LensConfig, draw_lens
+from edge_dp.simulation.render import Views, render_disparity, render_pinhole, render_views
+from edge_dp.simulation.rig import SideCamera, render_side
+from edge_dp.simulation.scenes import Map, Scene, SceneConfig, random_scene
+from edge_dp.simulation.sensor import SensorConfig, SensorDraw, draw_sensor, sense
 
-SIMULATOR = 1
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edge_dp.simulation.render_torch import TorchRenderer
+
+SIMULATOR = 2
 """Raised whenever the same seed and configuration give other captures than before, so that no data set mixes the two."""
-
-
-@dataclass(frozen=True, slots=True)
-class SensorConfig:
-    """Ranges of what the sensor and lens do to clean light."""
-
-    alpha: tuple[float, float] = (0.18, 0.424)
-    """Disparity per circle-of-confusion diameter; real sensors lie between a Pixel 4 (0.21) and an ideal half disc."""
-    lens_blur: tuple[float, float] = (0.0, 0.7)
-    """Standard deviation of what blurs even focused light (lens, pixel aperture, resampling), px."""
-    full_well: tuple[float, float] = (1000.0, 20000.0)
-    """Photo-electrons of a half pixel at white, drawn log-uniformly: photon noise has variance x / full_well."""
-    read_noise: tuple[float, float] = (0.0, 0.004)
-    """Standard deviation, in units of the white level."""
-    shading: float = 0.06
-    """Largest relative left/right gain that the sensor's shading correction leaves; it varies linearly over the frame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,23 +31,34 @@ class SimulationConfig:
     """Everything a simulated data set depends on, next to its seed."""
 
     scene: SceneConfig = field(default_factory=SceneConfig)
+    lens: LensConfig = field(default_factory=LensConfig)
     sensor: SensorConfig = field(default_factory=SensorConfig)
     rig_gain: float = 6.0
     """Stereo disparity per dual-pixel disparity: the side camera's baseline in units of the lens's own."""
 
 
 @dataclass(frozen=True, slots=True)
+class CaptureDraw:
+    """All that is random about one capture, before anything is rendered."""
+
+    scene: Scene
+    psf: PsfModel
+    window: FieldWindow
+    sensor: SensorDraw
+
+
+@dataclass(frozen=True, slots=True)
 class SimulatedCapture:
     """What the cameras saw, and the truth.
 
-    views: (2, H, W) left and right dual-pixel view, linear light, noisy.
+    views: (2, C, H, W) left and right dual-pixel view, linear light in [0, 1], noisy.
     disparity: (H, W) true dual-pixel disparity, px, for evaluation only.
-    reference, side: (Hc, Wc) pinhole views of the whole canvas, linear light, rectified: the stereo teacher's input.
+    reference, side: (C, Hc, Wc) pinhole views of the whole canvas, linear light, rectified: the stereo teacher's input.
     camera: relation between the two disparities.
     margin: canvas beyond the frame, px.
     """
 
-    views: NDArray[np.float32]
+    views: Views
     disparity: Map
     reference: Map
     side: Map
@@ -61,33 +66,56 @@ class SimulatedCapture:
     margin: int
 
 
+def draw_capture(seed: int, index: int, config: SimulationConfig) -> CaptureDraw:
+    """Draw capture number ``index`` of the set with this seed; the same in whichever process and order."""
+    rng = np.random.default_rng([seed, index])
+    scene = random_scene(rng, config.scene)
+    psf = draw_lens(seed, int(rng.integers(config.lens.pool)), config.lens)
+    share = rng.uniform(*config.lens.field_share, 2)
+    left, top = (float(rng.uniform(-1.0, 1.0 - 2.0 * part)) for part in share)
+    window = FieldWindow(left, top, min(left + 2.0 * float(share[0]), 1.0), min(top + 2.0 * float(share[1]), 1.0))
+    return CaptureDraw(scene, psf, window, draw_sensor(rng, config.sensor))
+
+
 def simulate_capture(seed: int, index: int, config: SimulationConfig) -> SimulatedCapture:
     """Capture number ``index`` of the set with this seed; the same bytes in whichever process and order it is made."""
-    rng = np.random.default_rng([seed, index])
+    draw = draw_capture(seed, index, config)
     margin = config.scene.margin
-    scene = random_scene(rng, config.scene)
-    alpha = min(float(rng.uniform(*config.sensor.alpha)), ALPHA_HALF_DISC)
-    clean = np.stack([render_view(scene, alpha, side, margin) for side in (-1, 1)])
-    camera = SideCamera(offset=2.0 + config.rig_gain * scene.farthest, gain=config.rig_gain)
+    camera = SideCamera(offset=2.0 + config.rig_gain * draw.scene.farthest, gain=config.rig_gain)
     return SimulatedCapture(
-        views=add_sensor(rng, clean, config.sensor),
-        disparity=render_disparity(scene, margin),
-        reference=render_pinhole(scene, 0),
-        side=render_side(scene, camera, 0),
+        views=sense(render_views(draw.scene, draw.psf, margin, draw.window), draw.sensor),
+        disparity=render_disparity(draw.scene, margin),
+        reference=render_pinhole(draw.scene, 0),
+        side=render_side(draw.scene, camera, 0),
         camera=camera,
         margin=margin,
     )
 
 
-def add_sensor(rng: np.random.Generator, views: NDArray[np.float32], config: SensorConfig) -> NDArray[np.float32]:
-    """Lens blur, left/right shading and noise on clean views (2, H, W); clipped to [0, 1] as a sensor clips."""
-    _, height, width = views.shape
-    if (sigma := float(rng.uniform(*config.lens_blur))) > 0.2:  # a narrower kernel is one pixel
-        views = np.stack([cv2.GaussianBlur(view, (0, 0), sigma) for view in views])
-    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-    tilt = rng.uniform(-1, 1, 3)
-    shading = config.shading * (tilt[0] + tilt[1] * x + tilt[2] * y) / max(1.0, float(np.abs(tilt).sum()))
-    shaded = views * np.stack([1.0 - shading / 2, 1.0 + shading / 2])
-    full_well = np.exp(rng.uniform(*np.log(config.full_well)))
-    noise = np.sqrt(shaded / full_well + rng.uniform(*config.read_noise) ** 2)
-    return np.clip(shaded + noise * rng.standard_normal(views.shape), 0.0, 1.0).astype(np.float32)
+def simulate_views(
+    seed: int, indices: Sequence[int], config: SimulationConfig, renderer: TorchRenderer | None = None, device: str = "cpu"
+) -> tuple[NDArray[np.float32] | Tensor, NDArray[np.float32] | Tensor]:
+    """Views and true disparity of several captures of one set, on the CPU by OpenCV or on any device by torch.
+
+    Args:
+        indices: of the captures, at least one.
+        renderer: keep one over the calls of a data set to render by torch on ``device``; None renders by OpenCV.
+
+    Returns:
+        Views (B, 2, C, H, W) as in ``SimulatedCapture`` and disparity (B, H, W): numpy arrays, or tensors on ``device``. Both
+        ways agree within 1e-4 of light, or one level of the sensor where that is more.
+    """
+    draws = [draw_capture(seed, index, config) for index in indices]
+    margin = config.scene.margin
+    disparity = np.stack([render_disparity(draw.scene, margin) for draw in draws])
+    if renderer is None:
+        views = [sense(render_views(draw.scene, draw.psf, margin, draw.window), draw.sensor) for draw in draws]
+        return np.stack(views), disparity
+    import torch
+
+    from edge_dp.simulation.render_torch import SceneBatch
+
+    batch = SceneBatch.of([draw.scene for draw in draws], device)
+    clean = renderer(batch, [draw.psf for draw in draws], [draw.window for draw in draws])
+    seen = [sense(views, draw.sensor, torch) for views, draw in zip(clean, draws, strict=True)]
+    return torch.stack(seen), torch.from_numpy(disparity).to(device)

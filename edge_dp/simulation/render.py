@@ -1,47 +1,89 @@
-"""From a scene to what cameras see of it: the two dual-pixel views, a pinhole view, and a side view for stereo.
+"""From a scene to what cameras see of it: the two dual-pixel views, the all-in-focus view and the true disparity.
 
 Everything in linear light. Layers are blurred with opacity premultiplied and composited back to front ("over"), so a blurred
-foreground lets the real background through at its rim and no halo arises.
+foreground lets the real background through at its rim and no halo arises. A slanted layer is blurred as a few fronto-parallel
+ones and interpolated between them: interpolating two point-spread functions interpolates their centroids exactly.
+
+This is the half that needs OpenCV alone; ``render_torch`` does the same on a GPU. Both take what to convolve, where and with what
+from ``layer_planes``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_dp.simulation.psf import half_aperture_psf
+from edge_dp.optics.psf import PsfModel
+from edge_dp.simulation.kernels import FieldWindow, plane_kernels, round_disparity
 from edge_dp.simulation.scenes import Layer, Map, Scene
 
-_PLANES = np.array([0.0, 0.125, 0.25, 0.5, *range(1, 65)])
-"""Disparities, of either sign, of the blurs from which a slanted plane is interpolated, px. Interpolating two point-spread
-functions interpolates their centroids exactly; near focus, where a small disc is unlike a point, they lie closer."""
-_DISPARITY_GRID = 1.0 / 64  # disparities of point-spread functions are rounded to it, so that their cache is hit
+SIDES = (-1, 1)
+"""Left and right view."""
+WHOLE_FIELD = FieldWindow()
+_HALF = np.array([0.125, 0.25, 0.5, *range(1, 65)])
+_PLANES = np.concatenate([-_HALF[::-1], [0.0], _HALF])
+"""Disparities of the blurs between which a slanted plane is interpolated, px. Near focus, where a small disc is unlike a point,
+they lie closer."""
+_SAME_DISPARITY = 1.0 / 64  # px of disparity that nothing resolves
+_FAR = 1e30  # a neighbour that never takes a share
+_DIRECT_SIZE = 9  # kernels up to this size are cheaper without Fourier transform
+
+Views = NDArray[np.float32]
 
 
-def render_view(scene: Scene, alpha: float, side: int, margin: int) -> Map:
-    """One dual-pixel view (H, W), linear light.
+@dataclass(frozen=True, slots=True)
+class BlurPlane:
+    """One of the blurs that a layer is interpolated from: a hat function of the disparity, 1 at ``disparity``.
 
-    Args:
-        scene: layers on a canvas ``margin`` px larger than the frame on every side.
-        alpha: disparity per circle-of-confusion diameter of the sensor.
-        side: -1 for the left view, +1 for the right one.
+    below, above: the neighbouring planes, px; infinitely far at either end, where the hat stays 1.
     """
 
-    def blur(layer: Layer) -> tuple[Map, Map]:
-        premultiplied = np.dstack([layer.radiance * layer.opacity, layer.opacity])
-        return _blur_plane(premultiplied, layer, alpha, side)
+    disparity: float
+    below: float
+    above: float
 
-    return _crop(_composite(scene, blur), margin)
+
+def layer_planes(low: float, high: float, step: float) -> tuple[BlurPlane, ...]:
+    """The blurs of a layer with disparities from ``low`` to ``high``, px, for a model that takes multiples of ``step``."""
+    if high - low < _SAME_DISPARITY:
+        nearest = round_disparity((low + high) / 2, step)
+        if abs(nearest - (low + high) / 2) <= _SAME_DISPARITY / 2:
+            return (BlurPlane(nearest, -_FAR, _FAR),)
+    low, high = np.floor(low / step + 1e-6) * step, np.ceil(high / step - 1e-6) * step
+    planes = np.unique([low, *_PLANES.clip(low, high), high]).tolist()
+    return tuple(
+        BlurPlane(plane, below, above)
+        for plane, below, above in zip(planes, [-_FAR, *planes[:-1]], [*planes[1:], _FAR], strict=True)
+    )
+
+
+def render_views(scene: Scene, psf: PsfModel, margin: int, window: FieldWindow = WHOLE_FIELD) -> Views:
+    """Both dual-pixel views, (2, C, H, W) linear light, left first.
+
+    Args:
+        scene: layers on a canvas ``margin`` px larger than the frame on every side. What lies beyond the canvas is taken to
+            look like its border.
+        psf: point-spread functions of the views.
+        window: the part of the field that the frame shows, for a model that varies over it.
+    """
+    channels, height, width = scene.layers[0].radiance.shape
+    height, width = height - 2 * margin, width - 2 * margin
+    views = np.zeros((2, channels, height, width), np.float32)
+    for layer in scene.layers:
+        _over(views, layer, psf, margin, window)
+    return views
 
 
 def render_pinhole(scene: Scene, margin: int) -> Map:
-    """The all-in-focus view from the middle of the lens, (H, W)."""
-    return _crop(_composite(scene, lambda layer: (layer.radiance * layer.opacity, layer.opacity)), margin)
+    """The all-in-focus view from the middle of the lens, (C, H, W)."""
+    result = np.zeros_like(scene.layers[0].radiance)
+    for layer in scene.layers:
+        result = result * (1.0 - layer.opacity) + layer.radiance * layer.opacity
+    return crop(result, margin)
 
 
 def render_disparity(scene: Scene, margin: int) -> Map:
@@ -49,74 +91,122 @@ def render_disparity(scene: Scene, margin: int) -> Map:
     result = scene.layers[0].disparity()
     for layer in scene.layers[1:]:
         result = np.where(layer.opacity > 0.5, layer.disparity(), result)
-    return _crop(result, margin)
+    return crop(result, margin)
 
 
-@dataclass(frozen=True, slots=True)
-class SideCamera:
-    """A second pinhole camera to the right of the first, rectified: left(x) = right(x - D), D = offset - gain * d px.
+def crop(image: NDArray[np.float32], margin: int) -> NDArray[np.float32]:
+    """(..., H, W) without ``margin`` px on every side."""
+    return np.ascontiguousarray(image[..., margin : image.shape[-2] - margin, margin : image.shape[-1] - margin])
 
-    Both disparities are affine in inverse depth, hence in each other; ``gain`` is how many times wider the baseline is than
-    the lens's own.
+
+def disparity_limits(layer: Layer) -> tuple[float, float]:
+    """Least and greatest disparity within a layer's box, px."""
+    top, bottom, left, right = layer.box
+    corners = plane_disparity(layer, np.array([[top], [bottom - 1]]), np.array([left, right - 1]))
+    return float(corners.min()), float(corners.max())
+
+
+def plane_disparity(layer: Layer, y: NDArray[np.integer], x: NDArray[np.integer]) -> Map:
+    """Disparity of a layer's plane at rows y (H, 1) and columns x (W,) of the canvas, (H, W) px."""
+    height, width = layer.opacity.shape
+    d0, dx, dy = layer.plane
+    rows = (d0 + dy * (y - (height - 1) / 2)).astype(np.float32)
+    return rows + (dx * (x - (width - 1) / 2)).astype(np.float32)
+
+
+Array = TypeVar("Array", bound=Any)
+
+
+def hat(disparity: Array, plane: Array | float, below: Array | float, above: Array | float) -> Array:
+    """Share of a blur in what is interpolated, [0, 1]; those of all planes of a layer sum to 1. Tensors do as well as arrays."""
+    rise: Any = (disparity - below) / (plane - below)
+    fall: Any = (above - disparity) / (above - plane)
+    return rise.clip(0, 1) * fall.clip(0, 1)
+
+
+def _over(views: Views, layer: Layer, psf: PsfModel, margin: int, window: FieldWindow) -> None:
+    """Composite one blurred layer over both views (2, C, H, W), in place, where its light reaches."""
+    height, width = views.shape[2:]
+    top, bottom, left, right = layer.box
+    if top >= bottom or left >= right:
+        return
+    planes = layer_planes(*disparity_limits(layer), psf.step)
+    kernels = [[plane_kernels(psf, plane.disparity, side) for plane in planes] for side in SIDES]
+    reach = max(kernel.basis.shape[-1] // 2 for kernels_of_side in kernels for kernel in kernels_of_side)
+    top, bottom = max(top - reach - margin, 0), min(bottom + reach - margin, height)
+    left, right = max(left - reach - margin, 0), min(right + reach - margin, width)
+    if top >= bottom or left >= right:
+        return
+    region = (slice(top, bottom), slice(left, right))
+    convolver = _Convolver(_sources(layer, (top + margin, bottom + margin, left + margin, right + margin), reach), reach)
+    shares: list[Map | None] = [None] * len(planes)
+    if len(planes) > 1:
+        rows, columns = np.arange(top, bottom)[:, None] + margin, np.arange(left, right) + margin
+        disparity = plane_disparity(layer, rows, columns)
+        shares = [hat(disparity, plane.disparity, plane.below, plane.above) for plane in planes]
+    along_y, along_x = window.interpolation(height, width)
+    for view, kernels_of_side in zip(views, kernels, strict=True):
+        total: list[Map] = []
+        for share, kernel in zip(shares, kernels_of_side, strict=True):
+            for rank, basis in enumerate(kernel.basis):
+                blurred = convolver(basis)
+                if rank:  # the first coefficient is 1
+                    coefficient = along_y[region[0]] @ kernel.coefficients[rank] @ along_x[region[1]].T
+                    blurred = [plane * coefficient for plane in blurred]
+                if share is not None:
+                    blurred = [plane * share for plane in blurred]
+                total = [a + b for a, b in zip(total, blurred, strict=True)] if total else blurred
+        through = 1.0 - total.pop() if len(total) > len(view) else None
+        for channel, light in zip(view, total, strict=True):
+            channel[region] = light if through is None else channel[region] * through + light
+
+
+def _sources(layer: Layer, region: tuple[int, int, int, int], reach: int) -> list[Map]:
+    """Premultiplied radiance, plane by plane, and opacity (left out where it is 1 throughout) of a region and ``reach`` px more.
+
+    Args:
+        region: (top, bottom, left, right) on the canvas, px. Beyond the canvas its border is repeated.
     """
-
-    offset: float
-    gain: float
-
-    def stereo_disparity(self, dual_pixel_disparity: Map) -> Map:
-        """Stereo disparity D, px, of a dual-pixel disparity d, px."""
-        return self.offset - self.gain * dual_pixel_disparity
-
-    def dual_pixel_disparity(self, stereo_disparity: Map) -> Map:
-        """The inverse of ``stereo_disparity``."""
-        return (self.offset - stereo_disparity) / self.gain
-
-
-def render_side(scene: Scene, camera: SideCamera, margin: int) -> Map:
-    """What the side camera sees, (H, W), with its own occlusions."""
-
-    def warp(layer: Layer) -> tuple[Map, Map]:
-        height, width = layer.radiance.shape
-        d0, dx, dy = layer.plane
-        # right(x - D(x, y)) = left(x): for a plane D is affine in x and y, so the whole move is one affine map.
-        offset = camera.offset - camera.gain * (d0 - dx * (width - 1) / 2 - dy * (height - 1) / 2)
-        forward = np.array([[1 + camera.gain * dx, camera.gain * dy, -offset], [0, 1, 0]])
-        premultiplied = np.dstack([layer.radiance * layer.opacity, layer.opacity])
-        moved = cv2.warpAffine(
-            premultiplied, forward, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
-        )
-        return _as_map(moved[..., 0]), _as_map(moved[..., 1])
-
-    return _crop(_composite(scene, warp), margin)
+    height, width = layer.opacity.shape
+    top, bottom, left, right = region[0] - reach, region[1] + reach, region[2] - reach, region[3] + reach
+    inside = (slice(max(top, 0), min(bottom, height)), slice(max(left, 0), min(right, width)))
+    beyond = (max(-top, 0), max(bottom - height, 0), max(-left, 0), max(right - width, 0))
+    opacity = layer.opacity[inside]
+    opaque = layer.box == (0, height, 0, width) and float(layer.opacity.min()) >= 1.0
+    planes = [radiance[inside] if opaque else radiance[inside] * opacity for radiance in layer.radiance]
+    planes = planes if opaque else [*planes, opacity]
+    if any(beyond):
+        return [cv2.copyMakeBorder(plane, *beyond, cv2.BORDER_REPLICATE) for plane in planes]
+    return [np.ascontiguousarray(plane) for plane in planes]
 
 
-def _composite(scene: Scene, appearance: Callable[[Layer], tuple[Map, Map]]) -> Map:
-    """Composite "over", back to front; ``appearance`` gives a layer's premultiplied radiance and its opacity."""
-    result = np.zeros_like(scene.layers[0].radiance)
-    for layer in scene.layers:
-        radiance, opacity = appearance(layer)
-        result = result * (1.0 - opacity) + radiance
-    return result
+class _Convolver:
+    """Convolves the same planes with one kernel after another; the spectra of the planes are computed once."""
 
+    def __init__(self, planes: list[Map], reach: int) -> None:
+        self.planes, self.reach = planes, reach
+        self.spectra: list[Map] = []
 
-def _blur_plane(image: Map, layer: Layer, alpha: float, side: int) -> tuple[Map, Map]:
-    disparity = layer.disparity()
-    low, high = float(disparity.min()), float(disparity.max())
-    grid = np.concatenate([-_PLANES[:0:-1], _PLANES])
-    planes = np.unique([low, *grid[(grid > low) & (grid < high)], high])
-    result: Map = np.zeros_like(image)
-    for plane, hat in zip(planes, np.eye(len(planes)), strict=True):
-        kernel = half_aperture_psf(round(plane / _DISPARITY_GRID) * _DISPARITY_GRID, alpha, side)
-        # filter2D correlates; a point-spread function convolves, hence the flip.
-        blurred = _as_map(cv2.filter2D(image, -1, kernel[::-1, ::-1], borderType=cv2.BORDER_REFLECT))
-        weight = np.interp(disparity, planes, hat).astype(np.float32)
-        result += blurred * weight[..., None]
-    return result[..., 0], result[..., 1]
+    def __call__(self, kernel: NDArray[np.float32]) -> list[Map]:
+        """Each plane convolved, without the outer ``reach`` px."""
+        reach, half = self.reach, kernel.shape[0] // 2
+        height, width = (side - 2 * reach for side in self.planes[0].shape)
+        if kernel.shape[0] <= _DIRECT_SIZE:
+            outer = slice(reach - half, -(reach - half) or None)
+            flipped = kernel[::-1, ::-1]  # filter2D correlates
+            blurred = [cv2.filter2D(plane[outer, outer], -1, flipped) for plane in self.planes]
+            return [np.asarray(plane[half : half + height, half : half + width], np.float32) for plane in blurred]
+        if not self.spectra:
+            self.size = tuple(cv2.getOptimalDFTSize(side) for side in self.planes[0].shape)
+            self.spectra = [self._spectrum(plane) for plane in self.planes]
+        # A product of spectra convolves in a circle: what comes round falls into the first rows and columns, left out here.
+        response = self._spectrum(kernel)
+        inner = (slice(reach + half, reach + half + height), slice(reach + half, reach + half + width))
+        flags = cv2.DFT_SCALE | cv2.DFT_REAL_OUTPUT
+        products = [cv2.mulSpectrums(spectrum, response, 0) for spectrum in self.spectra]
+        return [np.asarray(cv2.idft(product, flags=flags)[inner], np.float32) for product in products]
 
-
-def _as_map(image: NDArray[Any]) -> Map:
-    return np.asarray(image, dtype=np.float32)
-
-
-def _crop(image: Map, margin: int) -> Map:
-    return np.ascontiguousarray(image[margin : image.shape[0] - margin, margin : image.shape[1] - margin])
+    def _spectrum(self, plane: Map) -> Map:
+        padded = np.zeros(self.size, np.float32)
+        padded[: plane.shape[0], : plane.shape[1]] = plane
+        return np.asarray(cv2.dft(padded, nonzeroRows=plane.shape[0]), np.float32)

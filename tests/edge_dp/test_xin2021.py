@@ -19,7 +19,7 @@ def captures(data_root):
 
 @pytest.fixture
 def small_set(tmp_path):
-    """Two scenes of 8x6 px in the published layout."""
+    """Two scenes of 8x6 px in the layout of central crops."""
     rng = np.random.default_rng(0)
     (tmp_path / "views").mkdir()
     (tmp_path / "defocus_map").mkdir()
@@ -30,6 +30,20 @@ def small_set(tmp_path):
         levels = rng.integers(1, 256, (6, 8), dtype=np.uint8)
         levels[0] = 0
         cv2.imwrite(str(tmp_path / "defocus_map" / f"{name}_gt.png"), levels)
+    return tmp_path
+
+
+@pytest.fixture
+def published(tmp_path):
+    """One scene of 12x9 px in the published layout, with ground truth for its central 8x6 px."""
+    rng = np.random.default_rng(1)
+    for view in ("left", "right"):
+        cv2.imwrite(str(tmp_path / f"007_{view}.png"), rng.integers(1024, 9000, (9, 12), dtype=np.uint16))
+    for folder, highest, dtype in (("gt_defocus_map", 256, np.uint8), ("gt_all_in_focus_im", 65536, np.uint16)):
+        (tmp_path / folder).mkdir()
+        cv2.imwrite(str(tmp_path / folder / "007_gt.png"), rng.integers(0, highest, (6, 8)).astype(dtype))
+    (tmp_path / "calibration").mkdir()
+    cv2.imwrite(str(tmp_path / "calibration/white_sheet_left.png"), np.full((9, 12), 9000, np.uint16))
     return tmp_path
 
 
@@ -56,23 +70,60 @@ def test_layout(small_set):
     np.testing.assert_array_equal(sample.mask, levels > 0)
 
 
+def test_published_layout_is_cropped_to_the_ground_truth(published):
+    scenes = Xin2021(published)
+    assert scenes.names == ("007",)
+    raw = cv2.imread(str(published / "007_left.png"), cv2.IMREAD_UNCHANGED)
+    sample = scenes[0]
+    # 252 of 1512 rows and 336 of 2016 columns are cut off before the ground truth begins: a sixth
+    np.testing.assert_allclose(sample.left[0], (raw[1:7, 2:10] - 1024.0) / 16383, rtol=1e-5)
+    sharp = cv2.imread(str(published / "gt_all_in_focus_im/007_gt.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_allclose(sample.all_in_focus[0], sharp / 65535, rtol=1e-5)
+    assert sample.mask.shape == (6, 8)
+
+
+def test_published_size_is_cropped_as_documented(published):
+    for view in ("left", "right"):
+        raw = np.random.default_rng(len(view)).integers(1024, 9000, (1512, 2016), dtype=np.uint16)
+        cv2.imwrite(str(published / f"007_{view}.png"), raw)
+    cv2.imwrite(str(published / "gt_defocus_map/007_gt.png"), np.ones((1008, 1344), np.uint8))
+    cv2.imwrite(str(published / "gt_all_in_focus_im/007_gt.png"), np.ones((1008, 1344), np.uint16))
+    raw = cv2.imread(str(published / "007_left.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_allclose(Xin2021(published)[0].left[0], (raw[252:1260, 336:1680] - 1024.0) / 16383, rtol=1e-5)
+
+
+def test_all_in_focus_of_another_size_or_depth(published):
+    path = published / "gt_all_in_focus_im/007_gt.png"
+    cv2.imwrite(str(path), np.ones((6, 7), np.uint16))
+    with pytest.raises(InputError, match=r"007_gt\.png: expected 8x6 as the views, found 7x6"):
+        Xin2021(published)[0]
+    cv2.imwrite(str(path), np.ones((6, 8), np.uint8))
+    with pytest.raises(InputError, match=r"007_gt\.png: expected uint16 raw .*xin2021_all_in_focus.*, found uint8"):
+        Xin2021(published)[0]
+    path.unlink()
+    assert Xin2021(published)[0].all_in_focus is None
+
+
 def test_incomplete_or_wrong_sets(small_set, tmp_path_factory):
-    with pytest.raises(InputError, match=r"expected views/NNN_left\.png, found none"):
+    with pytest.raises(InputError, match=r"expected views/NNN_left\.png, or NNN_left\.png as published, found none"):
         Xin2021(tmp_path_factory.mktemp("empty"))
     scenes = Xin2021(small_set)
     truth = small_set / "defocus_map/002_gt.png"
     cv2.imwrite(str(truth), np.zeros((6, 7), np.uint8))
-    with pytest.raises(InputError, match=r"002_gt\.png: expected uint8 \(6, 8\) as the views, found uint8 \(6, 7\)"):
+    with pytest.raises(InputError, match=r"002_gt\.png: expected 8x6 as the views, found 7x6"):
+        scenes[1]
+    cv2.imwrite(str(truth), np.zeros((6, 8), np.uint16))
+    with pytest.raises(InputError, match=r"002_gt\.png: expected uint8, one channel, found uint16"):
         scenes[1]
     truth.unlink()
-    with pytest.raises(InputError, match=r"002_gt\.png: expected beside the left view, found nothing"):
+    with pytest.raises(InputError, match=r"002_gt\.png: expected beside views/002_left\.png, found nothing"):
         Xin2021(small_set)
 
 
 def test_data_root_follows_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("EDGE_DP_DATA", str(tmp_path))
     assert find_data_root() == tmp_path
-    with pytest.raises(InputError, match=r"pixel4: expected views/NNN_left\.png, found none"):
+    with pytest.raises(InputError, match=r"pixel4: expected the folder of a data set, found nothing"):
         Xin2021()
     monkeypatch.setenv("EDGE_DP_DATA", str(tmp_path / "absent"))
     with pytest.raises(InputError, match="EDGE_DP_DATA: expected a folder, found none at"):
@@ -85,6 +136,7 @@ def test_real_scenes(captures):
     assert sample.left.shape == (1, 1008, 1344)
     assert sample.left.max() == pytest.approx((8973 - 1024) / 16383)
     assert 0.5 < sample.mask.mean() < 1
+    assert [captures.names[i] for i in range(8) if captures[i].all_in_focus is None] == ["006", "011"]
 
 
 def test_disparity_sign_on_real_captures(captures):

@@ -19,7 +19,7 @@ from edge_dp.simulation.scenes import SceneConfig
 
 def sample_of(capture, name="simulated"):
     left, right = capture.views
-    return DpSample(left[None], right[None], load_sensor("generic_8bit"), name, disparity=capture.disparity)
+    return DpSample(left, right, load_sensor("generic_8bit"), name, disparity=capture.disparity)
 
 
 @pytest.fixture(scope="module")

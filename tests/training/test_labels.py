@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from edge_dp.errors import InputError
-from edge_dp.simulation.capture import SensorConfig, SimulationConfig, simulate_capture
+from edge_dp.simulation.capture import SimulationConfig, simulate_capture
 from edge_dp.simulation.scenes import SceneConfig
+from edge_dp.simulation.sensor import SensorConfig
 from edge_dp.training.labels import (
     SHARD_SIZE,
     data_set_key,
@@ -53,7 +54,7 @@ def test_labels_come_from_the_stereo_pair_and_not_from_the_truth():
     again, mask_again = label_capture(wrong, SgmTeacher())
     np.testing.assert_array_equal(label, again)
     np.testing.assert_array_equal(mask, mask_again)
-    other = dataclasses.replace(capture, side=np.roll(capture.side, -6, axis=1))  # 6 px more stereo disparity
+    other = dataclasses.replace(capture, side=np.roll(capture.side, -6, axis=-1))  # 6 px more stereo disparity
     moved, sure = label_capture(other, SgmTeacher())
     assert np.median((moved - label)[mask & sure]) == pytest.approx(-6 / capture.camera.gain, abs=0.02)
 
@@ -85,7 +86,7 @@ def test_shards_hold_the_captures_in_order_with_labels_and_truth(shards):
     assert samples.label.dtype == samples.truth.dtype == np.float16 and samples.mask.dtype == bool
     for index in (0, 3, SHARD_SIZE, 2 * SHARD_SIZE - 1):
         capture = simulate_capture(SEED, index, CONFIG)
-        np.testing.assert_array_equal(samples.views[index], capture.views.astype(np.float16))
+        np.testing.assert_array_equal(samples.views[index], capture.views.mean(axis=1).astype(np.float16))
         cells = capture.disparity.reshape(16, 2, 32, 2).mean(axis=(1, 3))
         np.testing.assert_allclose(samples.truth[index], cells, atol=3e-3)
         label, mask = to_output_grid(*label_capture(capture, SgmTeacher()))
@@ -161,26 +162,32 @@ def test_missing_shard_is_named(shards, tmp_path):
         read_shards([shards[0], tmp_path / "shard_0007.npz"])
 
 
+OTHERS = {"channels": 3, "textures": "a folder", "models": {"ramp": 1.0}}
+
+
 def variants(value):
     """Each dataclass that differs from ``value`` in one field, at any depth."""
     for field in dataclasses.fields(value):
         current = getattr(value, field.name)
         if dataclasses.is_dataclass(current):
             changes = list(variants(current))
-        elif isinstance(current, tuple):
-            changes = [(current[0], current[1] + 1), (current[0] - 0.001, current[1])]
+        elif field.name in OTHERS:
+            changes = [OTHERS[field.name]]
+        elif isinstance(current, tuple):  # a narrower range
+            step = 1 if isinstance(current[0], int) else 0.001
+            changes = [(current[0] + step, current[1]), (current[0], current[1] - step)]
         else:
-            changes = [current + 1]
+            changes = [current + 1 if isinstance(current, int) else current / 2]
         for change in changes:
             yield dataclasses.replace(value, **{field.name: change})
 
 
 def test_key_changes_with_every_setting_and_with_nothing_else():
     key = data_set_key(1, SimulationConfig(), SgmTeacher())
-    assert key == data_set_key(1, SimulationConfig(SceneConfig(), SensorConfig()), SgmTeacher())
+    assert key == data_set_key(1, SimulationConfig(SceneConfig(), sensor=SensorConfig()), SgmTeacher())
     assert key.isalnum() and len(key) == 12
     configs, teachers = list(variants(SimulationConfig())), list(variants(SgmTeacher()))
-    assert len(configs) >= 15 and len(teachers) == 3
+    assert len(configs) >= 40 and len(teachers) == 3
     keys = [data_set_key(2, SimulationConfig(), SgmTeacher())]
     keys += [data_set_key(1, config, SgmTeacher()) for config in configs]
     keys += [data_set_key(1, SimulationConfig(), teacher) for teacher in teachers]

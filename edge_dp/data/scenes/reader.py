@@ -1,0 +1,220 @@
+"""What the readers of scenes share: lazy access by index, and files that become light, depth and matrices."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from edge_dp.data.images import read_raw, srgb_to_linear
+from edge_dp.data.sample import Array, Mask
+from edge_dp.data.scenes.scene_sample import Matrix, pose_problem
+from edge_dp.errors import InputError
+
+Sample = TypeVar("Sample")
+DepthDecoder = Callable[[Path], tuple[Array, Mask]]
+_LIGHT = srgb_to_linear(np.linspace(0, 1, 256, dtype=np.float32))  # of each 8-bit level
+
+
+class Reader(ABC, Generic[Sample]):
+    """Samples of one folder, each read when asked for; ``names`` alone is read at once.
+
+    It holds paths and names only, so that it pickles into the workers of a torch ``DataLoader``.
+
+    Args:
+        root: the folder.
+
+    Raises:
+        InputError: no such folder, or nothing of the layout in it.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self.names: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._read(self.names[index])
+
+    def read(self, name: str) -> Sample:
+        """The sample called ``name``.
+
+        Raises:
+            InputError: there is none of that name; else as the class says of reading.
+        """
+        return self._read(self._known(name))
+
+    def _known(self, name: str) -> str:
+        """``name``, which is one of the names."""
+        if name not in self.names:
+            raise InputError(f"{self.root}: expected the name of a sample, found {name!r}. See its names.")
+        return name
+
+    @abstractmethod
+    def _read(self, name: str) -> Sample:
+        """The sample called ``name``, which is one of the names."""
+
+
+def list_folder(folder: Path) -> frozenset[str]:
+    """Names of what lies in ``folder``, without opening any of it.
+
+    Raises:
+        InputError: no such folder, or it may not be read.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return frozenset(entry.name for entry in entries)
+    except OSError as error:
+        raise InputError(f"{folder}: expected a folder, found: {error.strerror}. Check the path.") from error
+
+
+def folders_in(folder: Path, depth: int) -> Iterator[Path]:
+    """``folder`` and, sorted, the folders down to ``depth`` levels below it; hidden ones and links are left out.
+
+    Raises:
+        InputError: as ``list_folder``.
+    """
+    yield folder
+    if depth == 0:
+        return
+    try:
+        with os.scandir(folder) as entries:
+            below = sorted(e.name for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith("."))
+    except OSError as error:
+        raise InputError(f"{folder}: expected a folder, found: {error.strerror}. Check the path.") from error
+    for name in below:
+        yield from folders_in(folder / name, depth - 1)
+
+
+def read_colour(path: Path) -> Array:
+    """(C, H, W) float32 linear light of a gamma-encoded 8-bit image; red, green, blue, or one grey channel.
+
+    The sets say nothing of their transfer curve: sRGB is taken, as for any 8-bit image without a profile.
+
+    Raises:
+        InputError: the file is missing, truncated, no image or not 8-bit.
+    """
+    levels = read_raw(path)
+    if levels.dtype != np.uint8:
+        raise InputError(f"{path}: expected an 8-bit image, found {levels.dtype}. Convert it to 8 bit.")
+    planes = levels[None] if levels.ndim == 2 else np.moveaxis(levels[..., 2::-1], -1, 0)
+    return np.ascontiguousarray(_LIGHT[planes])
+
+
+def depth_decoder(levels_per_metre: float, invalid: tuple[int, ...] = (0,)) -> DepthDecoder:
+    """A reader of 16-bit depth images: path -> ((H, W) float32 metres, 0 where unknown; (H, W) bool, where known).
+
+    Args:
+        levels_per_metre: 1000 for millimetres, 5000 for TUM RGB-D.
+        invalid: levels that mean "unknown".
+    """
+
+    def decode(path: Path) -> tuple[Array, Mask]:
+        levels = _depth_levels(path)
+        mask = ~np.isin(levels, invalid)
+        return np.where(mask, levels / levels_per_metre, 0).astype(np.float32), mask
+
+    return decode
+
+
+def read_sun_depth(path: str | Path) -> tuple[Array, Mask]:
+    """Depth image of SUN RGB-D and SUN3D, whose 16 bits are rotated left by 3: z = ((v >> 3) | (v << 13)) / 1000 m.
+
+    Returns:
+        (H, W) float32 metres, 0 where unknown; (H, W) bool, True where known.
+
+    Raises:
+        InputError: the file is missing, truncated, or not 16-bit with one channel.
+    """
+    levels = _depth_levels(Path(path))
+    millimetres = (levels >> 3) | (levels << 13)  # of uint16, which drops what leaves it on the left
+    return (millimetres / 1000).astype(np.float32), millimetres > 0
+
+
+def read_rgbd(colour: Path, depth: Path, decode: DepthDecoder) -> tuple[Array, Array, Mask]:
+    """Image (C, H, W), depth (H, W) and mask (H, W) of one frame.
+
+    Raises:
+        InputError: as ``read_colour`` and ``decode``; the two differ in size.
+    """
+    image = read_colour(colour)
+    metres, mask = decode(depth)
+    if metres.shape != image.shape[1:]:
+        raise InputError(
+            f"{depth}: expected {image.shape[2]}x{image.shape[1]} as {colour.name}, found "
+            f"{metres.shape[1]}x{metres.shape[0]}. Copy the frame again, or register its depth to its colour."
+        )
+    return image, metres, mask
+
+
+def read_text(path: Path) -> str:
+    """The text of a small file.
+
+    Raises:
+        InputError: it is missing, or not text in UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: expected a text file, found: {error.strerror}. Check the path.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: expected text, found other bytes ({error.reason}). Copy the file again.") from error
+
+
+def parse_numbers(words: list[str], count: int, where: str) -> Matrix:
+    """(count,) float64, finite.
+
+    Raises:
+        InputError: another count, or a word that is no finite number; ``where`` names file and field.
+    """
+    try:
+        values = np.array([float(word) for word in words])
+    except ValueError as error:
+        raise InputError(f"{where}: expected {count} numbers, found: {error}. Copy the file again.") from error
+    if len(values) != count or not np.isfinite(values).all():
+        found = f"{len(values)} numbers" if len(values) != count else "NaN or infinity"
+        raise InputError(f"{where}: expected {count} finite numbers, found {found}. Copy the file again.")
+    return values
+
+
+def read_matrix(path: Path, rows: int, columns: int) -> Matrix:
+    """(rows, columns) float64 from a text file of as many numbers.
+
+    Raises:
+        InputError: the file is missing, or holds something else.
+    """
+    return parse_numbers(read_text(path).split(), rows * columns, str(path)).reshape(rows, columns)
+
+
+def check_pose(matrix: Matrix, where: str) -> Matrix:
+    """``matrix`` itself, (4, 4), known to be a rigid motion.
+
+    Raises:
+        InputError: it is none; ``where`` names file and field.
+    """
+    if problem := pose_problem(matrix):
+        raise InputError(f"{where}: expected {problem[0]}, found {problem[1]}. Leave the frame out or mend its pose.")
+    return matrix
+
+
+def pinhole(fx: float, fy: float, cx: float, cy: float) -> Matrix:
+    """(3, 3) float64 intrinsics without skew, px."""
+    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=np.float64)
+
+
+def _depth_levels(path: Path) -> np.ndarray[tuple[int, int], np.dtype[np.uint16]]:
+    levels = read_raw(path)
+    if levels.dtype != np.uint16 or levels.ndim != 2:
+        raise InputError(
+            f"{path}: expected 16-bit depth, one channel, found {levels.dtype} {levels.shape}. Copy the file again."
+        )
+    return levels

@@ -1,0 +1,127 @@
+"""Reader for the data sets that ``edge-dp simulate`` writes.
+
+- Source: ``edge_dp.simulation``. Licence: none needed, except that textures from a folder keep theirs.
+- Layout: ``dataset.json``, which describes every array, and ``shard_00000.npz``, ...; see ``edge_dp.simulation.dataset``.
+- Views: uint16, linear light = v / 65535, one channel or red, green and blue. Axis x, left(x) = right(x + d) with d > 0
+  farther; the disparity is exact, px of the views.
+- With ``--rig``: two pinhole views, uint8 sRGB, and the relation of their disparity to the dual-pixel one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_dp.data.dataset import DpDataset, Listing, files_below
+from edge_dp.data.images import srgb_to_linear
+from edge_dp.data.profiles import file_profile
+from edge_dp.data.sample import DpSample
+from edge_dp.errors import InputError
+from edge_dp.simulation.dataset import FIELDS, NOTE, RIG_FIELDS, WHITE, capture_name, read_note
+from edge_dp.simulation.rig import SideCamera
+from edge_dp.simulation.shards import open_shard
+
+_SRGB = srgb_to_linear(np.arange(256, dtype=np.float32) / np.float32(255))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StereoPair:
+    """What the cameras beside the dual-pixel one saw: the input of a stereo teacher.
+
+    reference, side: (C, Hc, Wc) uint8 sRGB, pinhole views of the frame and ``margin`` px on every side.
+    camera: of the side view; turns the pair's disparity into the dual-pixel one.
+    """
+
+    reference: NDArray[np.uint8]
+    side: NDArray[np.uint8]
+    camera: SideCamera
+    margin: int
+
+
+class SimulatedDataset(DpDataset):
+    """Simulated captures, named by their numbers: ``00000000``, ``00000001``, ...
+
+    Each sample has ``disparity`` and, where the set was made with ``--rig``, ``all_in_focus``, which is noise-free.
+
+    Attributes:
+        note: what ``dataset.json`` says.
+
+    Args:
+        root: the folder.
+        strict: refuse a set that is not finished.
+
+    Raises:
+        InputError: no data set there, or a shard is missing. On reading: a damaged shard; it is named.
+        SchemaError: ``dataset.json`` is damaged, or of a newer version.
+    """
+
+    def __init__(self, root: str | Path, *, strict: bool = True) -> None:
+        root = Path(root)
+        self.note = read_note(root)
+        present = set(files_below(root, 0))
+        files: dict[str, dict[str, str]] = {}
+        missing = []
+        for index, name in enumerate(self.note.shards):
+            if name in present:
+                shard = {"shard": name}  # one for all its captures: there may be millions
+                files.update((capture_name(number), shard) for number in self.note.captures(index))
+            else:
+                missing.append(
+                    f"{root / name}: expected beside {NOTE}, found nothing. Finish the set: edge-dp simulate --resume."
+                )
+        super().__init__(
+            root, Listing(files, tuple(missing)), _PROFILE, expected=f"{NOTE} and its shards", strict=strict
+        )
+
+    def read(self, name: str) -> DpSample:
+        """The capture called ``name``."""
+        rig = "reference" in self.note.fields
+        arrays = self._arrays(name, ("views", "disparity", *(("reference",) if rig else ())))
+        views = arrays["views"].astype(np.float32) / np.float32(WHITE)
+        sharp = None
+        if rig:
+            margin = _margin(arrays["reference"], views)
+            height, width = views.shape[2:]
+            sharp = _SRGB[arrays["reference"][:, margin : margin + height, margin : margin + width]]
+        return DpSample(views[0], views[1], self.sensor, name, disparity=arrays["disparity"], all_in_focus=sharp)
+
+    def stereo_pair(self, name: str) -> StereoPair:
+        """What the pinhole cameras saw of the capture called ``name``.
+
+        Raises:
+            InputError: the set was made without them; a damaged shard, named.
+        """
+        if "side" not in self.note.fields:
+            raise InputError(f"{self.root}: expected a set with side views, found none. Make it with --rig.")
+        arrays = self._arrays(name, ("views", *RIG_FIELDS))
+        offset, gain, angle, *turn, focal = arrays["camera"].tolist()
+        camera = SideCamera(offset, gain, angle, (turn[0], turn[1], turn[2]), focal)
+        return StereoPair(arrays["reference"], arrays["side"], camera, _margin(arrays["reference"], arrays["views"]))
+
+    def _arrays(self, name: str, fields: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+        with open_shard(self.paths(name)["shard"]) as data:
+            arrays = {field: data[f"{name}.{field}"] for field in fields}
+            for field, array in arrays.items():
+                expected = (FIELDS | RIG_FIELDS)[field]
+                if array.dtype != expected.dtype or array.ndim != expected.shape.count(",") + 1:
+                    raise ValueError(
+                        f"{name}.{field}: expected {expected.dtype}, ({expected.shape}), found {array.dtype}, {array.shape}"
+                    )
+        return arrays
+
+
+def _margin(reference: NDArray[Any], views: NDArray[Any]) -> int:
+    return (reference.shape[1] - views.shape[2]) // 2
+
+
+_PROFILE = file_profile(
+    "simulated",
+    "Captures simulated by edge_dp, each with a lens and a sensor of its own.",
+    "Definition of the format.",
+    bits=16,
+    transfer="linear",
+)
