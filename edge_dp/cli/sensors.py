@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 SUMMARY = "list, show and fit sensor profiles"
 DESCRIPTION = (
-    "Sensor profiles say how the files of a dual-pixel sensor are read and what its optics are, each number with its source."
+    "Sensor profiles say how the files of a dual-pixel sensor are read and what its optics are: each number with its source, and "
+    "what is unknown marked so."
 )
 
 _LIST_HELP = """\
@@ -35,7 +36,6 @@ _UNITS = {
     "white_level": "levels",
     "bit_depth": "bits",
 }
-_DATASETS = {"dp119": "every scene at the profile's f-number"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fit.set_defaults(action=_fit)
     fit.add_argument("captures", type=Path, nargs="?", help="list of captures of known depth (.csv or .json)")
     fit.add_argument(
-        "--dataset", nargs=2, metavar=("NAME", "ROOT"), help=f"captures of a data set instead: {', '.join(_DATASETS)}"
+        "--dataset",
+        nargs=2,
+        metavar=("NAME", "ROOT"),
+        help="captures of a data set with metric depth instead, such as dp119: those at the profile's f-number",
     )
     fit.add_argument(
         "--kernels", type=Path, nargs=2, metavar=("LEFT", "RIGHT"), help="measured kernels (N, K, K) as .npy"
@@ -164,6 +167,7 @@ def _fit(options: argparse.Namespace) -> int:
 
 def _fit_captures(options: argparse.Namespace, base: SensorProfile) -> SensorFit:
     from edge_dp.cli.progress import progress_bars
+    from edge_dp.data.registry import open_dataset
     from edge_dp.sensors.captures import list_captures, read_captures
     from edge_dp.sensors.fit import FitConfig, fit_sensor
     from edge_dp.sensors.matching import MatchConfig
@@ -173,8 +177,9 @@ def _fit_captures(options: argparse.Namespace, base: SensorProfile) -> SensorFit
     )
     samples: Iterator[DpSample]
     if options.dataset is not None:
-        samples, total = _dataset(*options.dataset, base)
-        source = options.dataset[0]
+        source, root = options.dataset
+        captures = open_dataset(source, root, sensor=base)
+        samples, total = (s for s in captures if s.sensor.f_number == base.f_number), len(captures)
     else:
         samples, total = read_captures(options.captures, base), len(list_captures(options.captures))
         source = options.captures.name
@@ -189,18 +194,6 @@ def _fit_captures(options: argparse.Namespace, base: SensorProfile) -> SensorFit
         return fit_sensor(samples, base, config, source, advance)
 
 
-def _dataset(name: str, root: str, sensor: SensorProfile) -> tuple[Iterator[DpSample], int]:
-    """Samples with depth of a data set that were taken at the profile's aperture, and how many they are at most."""
-    from edge_dp.errors import InputError
-
-    if name not in _DATASETS:
-        raise InputError(f"--dataset: expected one of {', '.join(_DATASETS)}, found {name!r}. Pass a list of captures.")
-    from edge_dp.data.dp119 import Dp119
-
-    captures = Dp119(root, sensor=sensor)
-    return (sample for sample in captures if sample.sensor.f_number == sensor.f_number), len(captures)
-
-
 def _fit_kernels(options: argparse.Namespace, base: SensorProfile) -> tuple[PsfField, str]:
     """The fitted field and where it comes from."""
     from edge_dp.data import read_pair
@@ -209,7 +202,7 @@ def _fit_kernels(options: argparse.Namespace, base: SensorProfile) -> tuple[PsfF
 
     if options.dot_chart is not None:
         where = " and ".join(path.name for path in options.dot_chart)
-        sample = read_pair(*options.dot_chart, base)
+        sample = read_pair(options.dot_chart[0], options.dot_chart[1], base)
         height, width = sample.left.shape[1:]
         dots = kernels_from_dot_chart(sample.left.mean(axis=0), sample.right.mean(axis=0), where=where)
         psf = fit_psf_field(dots.left, dots.right, dots.positions, (width, height), blur_px=options.blur)

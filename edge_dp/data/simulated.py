@@ -9,6 +9,9 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_dp.data.dataset import DpDataset, Listing, files_below
+from edge_dp.data.dataset import files_below
 from edge_dp.data.images import srgb_to_linear
 from edge_dp.data.profiles import file_profile
 from edge_dp.data.sample import DpSample
@@ -25,6 +28,7 @@ from edge_dp.simulation.dataset import FIELDS, NOTE, RIG_FIELDS, WHITE, capture_
 from edge_dp.simulation.rig import SideCamera
 from edge_dp.simulation.shards import open_shard
 
+_NAME = re.compile(r"[0-9]{8}")
 _SRGB = srgb_to_linear(np.arange(256, dtype=np.float32) / np.float32(255))
 
 
@@ -42,40 +46,59 @@ class StereoPair:
     margin: int
 
 
-class SimulatedDataset(DpDataset):
-    """Simulated captures, named by their numbers: ``00000000``, ``00000001``, ...
+class SimulatedDataset:
+    """Simulated captures, named by their numbers: ``00000000``, ``00000001``, ... Each is read when asked for.
+
+    Opening one reads ``dataset.json`` and the names of the shards, whatever their number. It can be indexed, iterated over
+    and pickled, so that torch's DataLoader takes it as it is; samples are ``DpSample``, so pass a ``collate_fn``.
 
     Each sample has ``disparity`` and, where the set was made with ``--rig``, ``all_in_focus``, which is noise-free.
 
     Attributes:
+        root: the folder.
+        sensor: how the levels of the views are read.
         note: what ``dataset.json`` says.
+        missing: names of the shards that are not there.
 
     Args:
         root: the folder.
         strict: refuse a set that is not finished.
 
     Raises:
-        InputError: no data set there, or a shard is missing. On reading: a damaged shard; it is named.
+        InputError: no data set there, or a shard is missing; it is named. On reading: a damaged shard; it is named.
         SchemaError: ``dataset.json`` is damaged, or of a newer version.
     """
 
     def __init__(self, root: str | Path, *, strict: bool = True) -> None:
-        root = Path(root)
-        self.note = read_note(root)
-        present = set(files_below(root, 0))
-        files: dict[str, dict[str, str]] = {}
-        missing = []
-        for index, name in enumerate(self.note.shards):
-            if name in present:
-                shard = {"shard": name}  # one for all its captures: there may be millions
-                files.update((capture_name(number), shard) for number in self.note.captures(index))
-            else:
-                missing.append(
-                    f"{root / name}: expected beside {NOTE}, found nothing. Finish the set: edge-dp simulate --resume."
-                )
-        super().__init__(
-            root, Listing(files, tuple(missing)), _PROFILE, expected=f"{NOTE} and its shards", strict=strict
-        )
+        self.root = Path(root)
+        self.sensor = _PROFILE
+        self.note = read_note(self.root)
+        present = set(files_below(self.root, 0))
+        shards = self.note.shards
+        self.missing = tuple(name for name in shards if name not in present)
+        if self.missing and strict:
+            raise InputError(
+                f"{self.root / self.missing[0]}: expected beside {NOTE}, found nothing. Finish the set: edge-dp simulate "
+                "--resume."
+            )
+        self._numbers: Sequence[int] = range(self.note.count)
+        if self.missing:
+            there = (self.note.captures(index) for index, name in enumerate(shards) if name in present)
+            self._numbers = list(itertools.chain.from_iterable(there))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the captures that are there."""
+        return tuple(capture_name(number) for number in self._numbers)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __iter__(self) -> Iterator[DpSample]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> DpSample:
+        return self.read(capture_name(self._numbers[index]))
 
     def read(self, name: str) -> DpSample:
         """The capture called ``name``."""
@@ -102,8 +125,14 @@ class SimulatedDataset(DpDataset):
         camera = SideCamera(offset, gain, angle, (turn[0], turn[1], turn[2]), focal)
         return StereoPair(arrays["reference"], arrays["side"], camera, _margin(arrays["reference"], arrays["views"]))
 
+    def _shard(self, name: str) -> Path:
+        """The shard that holds a capture."""
+        if not _NAME.fullmatch(name) or int(name) >= self.note.count:
+            raise InputError(f"{self.root}: expected the name of a capture, found {name!r}. See its names.")
+        return self.root / self.note.shard_of(int(name))
+
     def _arrays(self, name: str, fields: tuple[str, ...]) -> dict[str, NDArray[Any]]:
-        with open_shard(self.paths(name)["shard"]) as data:
+        with open_shard(self._shard(name)) as data:
             arrays = {field: data[f"{name}.{field}"] for field in fields}
             for field, array in arrays.items():
                 expected = (FIELDS | RIG_FIELDS)[field]

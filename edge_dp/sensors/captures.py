@@ -138,16 +138,21 @@ def _capture(row: Any, root: Path, where: str) -> CaptureOfKnownDepth:
         if row.get(name) in (None, ""):
             raise InputError(f"{where}: {name}: expected a file, found nothing. Add it.")
     files = {name: root / str(row[name]) for name in ("left", "right")}
-    depth: Path | float | None = _number(row["depth"])
-    if depth is None:
-        depth = files["depth"] = root / str(row["depth"])
-    elif not 0 < depth < math.inf:
+    metres = _number(row["depth"])
+    if metres is None:
+        files["depth"] = root / str(row["depth"])
+    elif not 0 < metres < math.inf:
         raise InputError(f"{where}: depth: expected a file or metres above 0, found {row['depth']!r}. Correct it.")
     for name, file in files.items():
         if not file.is_file():
             raise InputError(f"{where}: {name}: expected a file, found none at {file}. Check the path.")
     return CaptureOfKnownDepth(
-        files["left"], files["right"], depth, where, _unit(row.get("unit"), where), _max(row.get("max_m"), where)
+        left=files["left"],
+        right=files["right"],
+        depth=files["depth"] if metres is None else metres,
+        where=where,
+        unit_m=_unit(row.get("unit"), where),
+        max_m=_max(row.get("max_m"), where),
     )
 
 

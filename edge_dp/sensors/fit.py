@@ -329,7 +329,8 @@ def _robust(error: Vector, tukey: bool) -> Vector:
 
 def _least_squares(design: Vector, target: Vector, weight: Vector) -> Vector:
     root = np.sqrt(weight)
-    return np.linalg.lstsq(design * root[:, None], target * root, rcond=None)[0]
+    found: Vector = np.linalg.lstsq(design * root[:, None], target * root, rcond=None)[0].astype(np.float64)
+    return found
 
 
 def _rounded(value: float) -> float:

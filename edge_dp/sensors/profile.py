@@ -110,7 +110,7 @@ class SensorProfile:
                     f"{where}: sources.{field}: expected where the number comes from, found nothing. Name the paper, "
                     "data sheet or measurement."
                 )
-        values = {field: data.get(field) for field in (*_REQUIRED, *_OPTIONAL)}
+        values: dict[str, Any] = {field: data.get(field) for field in (*_REQUIRED, *_OPTIONAL)}
         for field, build in _BUILD.items():
             if data.get(field) is not None:
                 values[field] = build(data[field])

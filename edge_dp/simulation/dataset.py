@@ -7,7 +7,6 @@ configuration and the versions of the simulator, numpy and OpenCV alone: archive
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 from collections.abc import Callable
@@ -95,7 +94,11 @@ class DataSetNote:
     @property
     def shards(self) -> list[str]:
         """Names of the shards, in order."""
-        return [f"shard_{index:05d}.npz" for index in range(math.ceil(self.count / self.shard_size))]
+        return [self.shard_of(number) for number in range(0, self.count, self.shard_size)]
+
+    def shard_of(self, number: int) -> str:
+        """Name of the shard that holds a capture."""
+        return f"shard_{number // self.shard_size:05d}.npz"
 
     def captures(self, shard: int) -> range:
         """Numbers of the captures in a shard."""

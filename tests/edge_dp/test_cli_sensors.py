@@ -96,7 +96,7 @@ def test_fit_of_measured_kernels(data_root, tmp_path):
         (("fit", "{captures}", "--sensor", "pixel4"), "expected uint16 raw with black level 1024"),
         (("fit", "{captures}", "--sensor", "canon_r6", "--name", "a/b"), "name: expected letters, digits"),
         (("fit", "{captures}", "--sensor", "canon_r6", "--max-disparity", "0"), "maximum disparity >= step"),
-        (("fit", "--dataset", "nyu", "x", "--sensor", "canon_r6"), "--dataset: expected one of dp119"),
+        (("fit", "--dataset", "nyu", "x", "--sensor", "canon_r6"), "data set 'nyu': expected one of"),
         (("fit", "--dataset", "dp119", "absent", "--sensor", "canon_r6"), "absent"),
         (("fit", "--kernels", "a.npy", "b.npy", "--sensor", "pixel4"), "--kernels: expected --grid and --field"),
         (

@@ -204,8 +204,16 @@ def test_missing_shard_is_named_and_the_rest_can_be_read(copy):
         SimulatedDataset(copy)
     captures = SimulatedDataset(copy, strict=False)
     assert [int(name) for name in captures.names] == [0, 1, 2, 3, 8, 9]
-    with pytest.raises(InputError, match="expected the name of a sample, found '00000005'"):
+    assert captures.missing == ("shard_00001.npz",)
+    assert captures[4].name == "00000008"
+    with pytest.raises(InputError, match=r"shard_00001\.npz: damaged shard .*No such file"):
         captures.read("00000005")
+
+
+@pytest.mark.parametrize("name", ["00000010", "7", "", "-0000001", "0000000١", "../00001"])
+def test_unknown_names(folder, name):
+    with pytest.raises(InputError, match="set: expected the name of a capture, found"):
+        SimulatedDataset(folder).read(name)
 
 
 @pytest.mark.parametrize(
