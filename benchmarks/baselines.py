@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_dp.data import DpSample
-from edge_dp.data.xin2021 import Xin2021
+from edge_dp.data.dual_pixel.xin2021 import Xin2021
 from edge_dp.metrics import ai1, ai2, one_minus_abs_spearman
 
 Array = NDArray[np.float32]

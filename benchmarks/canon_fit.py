@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edge_dp.data import DpSample, data_root
-from edge_dp.data.dp119 import Dp119
+from edge_dp.data.dual_pixel.dp119 import Dp119
 from edge_dp.errors import EdgeDpError, InputError
 from edge_dp.sensors import load_sensor
 from edge_dp.sensors.fit import FitConfig, fit_sensor, match_capture, residual

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 import edge_dp
-from edge_dp.data.xin2021 import Xin2021
+from edge_dp.data.dual_pixel.xin2021 import Xin2021
 from edge_dp.errors import EdgeDpError
 
 

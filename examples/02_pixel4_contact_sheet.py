@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import edge_dp
-from edge_dp.data.xin2021 import Xin2021
+from edge_dp.data.dual_pixel.xin2021 import Xin2021
 from edge_dp.errors import EdgeDpError
 from edge_dp.files import atomic_write
 from edge_dp.metrics import ai1, ai2, one_minus_abs_spearman

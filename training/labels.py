@@ -116,7 +116,9 @@ def _write_shard(path: Path, index: int, seed: int, config: SimulationConfig, te
         capture = simulate_capture(seed, number, config)
         label, mask = to_output_grid(*label_capture(capture, teacher))
         truth = cv2.resize(capture.disparity, label.shape[::-1], interpolation=cv2.INTER_AREA)
-        rows.append((capture.views.mean(axis=1).astype(np.float16), label.astype(np.float16), mask, truth.astype(np.float16)))
+        rows.append(
+            (capture.views.mean(axis=1).astype(np.float16), label.astype(np.float16), mask, truth.astype(np.float16))
+        )
     views, labels, masks, truths = (np.stack(arrays) for arrays in zip(*rows, strict=True))
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.savez(file, views=views, label=labels, mask=masks, truth=truths)

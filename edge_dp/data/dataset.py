@@ -1,4 +1,4 @@
-"""What all readers of dual-pixel data sets share: a lazy sequence of samples, and which files make up a sample.
+"""What all readers of data sets share: a lazy sequence of samples, and which files make up a sample.
 
 A layout is a list of parts. ``Part("left", "views/{}_left.png")`` says that ``views/003_left.png`` is the left view of
 the sample ``003``; what each ``{}`` stands for, joined by "/", is the sample's name.
@@ -10,15 +10,17 @@ import itertools
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Generic, TypeVar
 
 from edge_dp.data.sample import DpSample
 from edge_dp.errors import InputError
 from edge_dp.sensors import SensorProfile
 
-IMAGE_SUFFIXES = frozenset({".exr", ".jpeg", ".jpg", ".npy", ".pfm", ".pgm", ".png", ".tif", ".tiff"})
+IMAGE_SUFFIXES = frozenset({".exr", ".jpeg", ".jpg", ".npy", ".pfm", ".pgm", ".png", ".ppm", ".tif", ".tiff"})
+Sample = TypeVar("Sample")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +57,18 @@ class Listing:
     """The files of a data set, by sample. Nothing of them has been opened.
 
     Attributes:
-        files: name of the sample -> role -> path below the root, in the order of the names; complete samples only.
-        missing: what incomplete samples lack, in words.
+        files: name of the sample -> role -> path below the root, in the order of the names; complete samples only. Files
+            of one kind of which a sample has several have roles KIND/WHICH, such as "view/017".
+        problems: what incomplete samples lack, and which lines of lists are malformed, in words.
         unknown: paths of image files that are part of no sample.
     """
 
     files: dict[str, dict[str, str]] = field(default_factory=dict)
-    missing: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
 
     def __add__(self, other: Listing) -> Listing:
-        return Listing(self.files | other.files, self.missing + other.missing, self.unknown + other.unknown)
+        return Listing(self.files | other.files, self.problems + other.problems, self.unknown + other.unknown)
 
 
 def match_files(root: Path, parts: Iterable[Part]) -> Listing:
@@ -90,7 +93,7 @@ def match_files(root: Path, parts: Iterable[Part]) -> Listing:
                     found.setdefault(name, {})[part.role] = above + path
                     break
             else:
-                if PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES:
+                if is_image(path):
                     unknown.append(above + path)
     return _complete(root, found, parts, unknown)
 
@@ -107,8 +110,7 @@ def match_order(root: Path, folders: dict[str, str]) -> Listing:
     """
     check_folder(root)
     lists = {
-        role: [path for path in files_below(root / folder, 0) if PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES]
-        for role, folder in folders.items()
+        role: [path for path in files_below(root / folder, 0) if is_image(path)] for role, folder in folders.items()
     }
     first = next(iter(folders))
     missing = [
@@ -118,7 +120,7 @@ def match_order(root: Path, folders: dict[str, str]) -> Listing:
         if len(files) != len(lists[first])
     ]
     if missing:
-        return Listing(missing=tuple(missing))
+        return Listing(problems=tuple(missing))
     files = {
         PurePosixPath(names[0]).stem: {role: f"{folders[role]}/{name}" for role, name in zip(lists, names, strict=True)}
         for names in zip(*lists.values(), strict=True)
@@ -132,16 +134,39 @@ def files_below(folder: Path, depth: int) -> list[str]:
     Raises:
         InputError: a folder may not be read.
     """
-    try:
-        with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries if entry.is_dir() == (depth > 0) and entry.name[0] != ".")
-    except FileNotFoundError:
+    if not folder.exists():
         return []
-    except OSError as error:
-        raise InputError(f"{folder}: expected a folder to read, found: {error.strerror}. Check the path.") from error
+    names = [name for name, is_folder in _scan(folder) if is_folder == (depth > 0)]
     if depth == 0:
         return names
     return [f"{name}/{path}" for name in names for path in files_below(folder / name, depth - 1)]
+
+
+def folders_in(folder: Path, depth: int) -> Iterator[Path]:
+    """``folder`` and, sorted, the folders down to ``depth`` levels below it.
+
+    Raises:
+        InputError: ``folder`` is none, or one may not be read.
+    """
+    yield folder
+    if depth > 0:
+        for name, is_folder in _scan(folder):
+            if is_folder:
+                yield from folders_in(folder / name, depth - 1)
+
+
+def list_folder(folder: Path) -> frozenset[str]:
+    """Names of what lies in ``folder``, without opening any of it.
+
+    Raises:
+        InputError: it is no folder, or may not be read.
+    """
+    return frozenset(name for name, _ in _scan(folder))
+
+
+def is_image(path: str) -> bool:
+    """Whether the suffix is that of an image or map."""
+    return PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES
 
 
 def check_folder(root: Path) -> None:
@@ -155,42 +180,46 @@ def check_folder(root: Path) -> None:
         raise InputError(f"{root}: expected the folder of a data set, found {found}. Check the path.")
 
 
-class DpDataset(ABC):
-    """Dual-pixel samples of one folder, in the order of their names, each read when asked for.
+class Dataset(ABC, Generic[Sample]):
+    """Samples of one folder, in the order of their names, each read when asked for.
 
-    Opening one lists folders and opens no file. It can be indexed, iterated over and pickled, so that torch's DataLoader
-    takes it as it is; samples are ``DpSample``, so pass a ``collate_fn``.
+    Opening one lists folders and reads short lists at most. It can be indexed, iterated over and pickled, so that torch's
+    DataLoader takes it as it is; samples are dataclasses, so pass a ``collate_fn``.
 
     Attributes:
         root: the folder.
-        sensor: how the files of the views are read; that of a sample may say more.
         names: of the samples.
         listing: which files they consist of.
 
     Raises:
         InputError: there is no sample of the layout; or, with ``strict``, one of them is not complete: the first missing
-            file is named. On reading: what ``read_pair`` raises, or a ground truth of another kind than published.
+            file is named. On reading: a file that is truncated, or of another kind or size than published; it is named.
     """
 
     def __init__(
-        self, root: str | Path, listing: Listing, sensor: SensorProfile, *, expected: str, strict: bool = True
+        self,
+        root: str | Path,
+        listing: Listing,
+        *,
+        expected: str,
+        strict: bool,
+        names: Sequence[str] | None = None,
     ) -> None:
         self.root = Path(root)
-        self.sensor = sensor
         self.listing = listing
-        if listing.missing and strict:
-            raise InputError(listing.missing[0])
-        if not listing.files and not listing.missing:
+        self.names: Sequence[str] = tuple(listing.files) if names is None else names
+        if listing.problems and strict:
+            raise InputError(listing.problems[0])
+        if not self.names and not listing.problems:
             raise InputError(f"{self.root}: expected {expected}, found none. Pass the folder that holds them.")
-        self.names = tuple(listing.files)
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def __iter__(self) -> Iterator[DpSample]:
+    def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
 
-    def __getitem__(self, index: int) -> DpSample:
+    def __getitem__(self, index: int) -> Sample:
         return self.read(self.names[index])
 
     def paths(self, name: str) -> dict[str, Path]:
@@ -208,8 +237,32 @@ class DpDataset(ABC):
         return ""
 
     @abstractmethod
-    def read(self, name: str) -> DpSample:
-        """Read the sample called ``name``; errors as in the class."""
+    def read(self, name: str) -> Sample:
+        """Read the sample called ``name``; errors as in the class, and where there is none of that name."""
+
+
+class DpDataset(Dataset[DpSample]):
+    """Dual-pixel samples of one folder.
+
+    Attributes:
+        sensor: how the files of the views are read; that of a sample may say more.
+
+    Raises:
+        InputError: as ``Dataset``. On reading: what ``read_pair`` raises, or a ground truth of another kind than published.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        listing: Listing,
+        sensor: SensorProfile,
+        *,
+        expected: str,
+        strict: bool,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(root, listing, expected=expected, strict=strict, names=names)
+        self.sensor = sensor
 
 
 def choose_split(root: str | Path, split: str, splits: tuple[str, ...]) -> Path:
@@ -221,6 +274,15 @@ def choose_split(root: str | Path, split: str, splits: tuple[str, ...]) -> Path:
     if split not in splits:
         raise InputError(f"{root}: split: expected one of {', '.join(splits)}, found {split!r}. Correct it.")
     return Path(root)
+
+
+def _scan(folder: Path) -> list[tuple[str, bool]]:
+    """Name, and whether it is a folder, of what lies in ``folder``, sorted; hidden ones are left out."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((entry.name, entry.is_dir()) for entry in entries if entry.name[0] != ".")
+    except OSError as error:
+        raise InputError(f"{folder}: expected a folder to read, found: {error.strerror}. Check the path.") from error
 
 
 def _complete(root: Path, found: dict[str, dict[str, str]], parts: tuple[Part, ...], unknown: list[str]) -> Listing:

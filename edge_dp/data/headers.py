@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import struct
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from edge_dp.errors import InputError
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND\xaeB`\x82"
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # colour type -> channels
+_PNM = re.compile(rb"P([56])\s+(?:#[^\n]*\n\s*)*(\d+)\s+(\d+)\s+(\d+)\s")
 _JPEG_NO_SIZE = {0xC4, 0xC8, 0xCC}  # of 0xC0..0xCF, those that are no start of a frame
 
 
@@ -30,7 +33,7 @@ class Header:
 
 
 def read_header(path: str | Path) -> Header:
-    """Header of a PNG, JPEG, TIFF, PFM or npy file whose end has been seen too, so that a truncated one is found.
+    """Header of a PNG, JPEG, TIFF, PGM, PPM, PFM or npy file whose end has been seen too, so that a truncated one is found.
 
     Raises:
         InputError: the file is missing, of another kind, or does not end as it should.
@@ -55,6 +58,17 @@ def read_header(path: str | Path) -> Header:
 def has_header(path: str | Path) -> bool:
     """Whether ``read_header`` knows files with this suffix."""
     return Path(path).suffix.lower() in _READERS
+
+
+def check_archive(path: str | Path) -> None:
+    """Refuse an ``.npz``, which is a zip archive, that does not end as it should.
+
+    Raises:
+        InputError: it is missing, truncated or of another kind.
+    """
+    if not zipfile.is_zipfile(path):
+        found = f"{Path(path).stat().st_size} bytes that do not end like one" if Path(path).is_file() else "no file"
+        raise InputError(f"{path}: expected a whole archive of arrays, found {found}. Copy it again.")
 
 
 def _png(path: Path) -> Header | None:
@@ -88,6 +102,19 @@ def _tiff(path: Path) -> Header:
     return Header(values.shape[1], values.shape[0], 8 * values.itemsize, 1 if values.ndim == 2 else values.shape[2])
 
 
+def _pnm(path: Path) -> Header | None:
+    with path.open("rb") as stream:
+        match = _PNM.match(stream.read(4096))
+        size = stream.seek(0, 2)
+    if match is None:
+        return None
+    width, height, highest = (int(match[group]) for group in (2, 3, 4))
+    channels, bits = 1 if match[1] == b"5" else 3, 8 if highest < 256 else 16
+    if size < match.end() + width * height * channels * bits // 8:
+        return None
+    return Header(width, height, bits, channels)
+
+
 def _pfm(path: Path) -> Header:
     values = read_pfm(path)
     return Header(values.shape[1], values.shape[0], 32, 1 if values.ndim == 2 else 3)
@@ -111,6 +138,8 @@ _READERS: dict[str, Callable[[Path], Header | None]] = {
     ".jpeg": _jpeg,
     ".tif": _tiff,
     ".tiff": _tiff,
+    ".pgm": _pnm,
+    ".ppm": _pnm,
     ".pfm": _pfm,
     ".npy": _npy,
 }

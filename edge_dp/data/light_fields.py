@@ -14,17 +14,20 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from edge_dp.data.dataset import DpDataset, Listing, folders_in, is_image, list_folder
 from edge_dp.data.pfm import read_pfm
 from edge_dp.data.sample import Array, DpSample, Mask
-from edge_dp.data.scenes.reader import Reader, folders_in, list_folder, parse_numbers, read_colour, read_text
+from edge_dp.data.scenes.files import parse_numbers, read_colour, read_text
 from edge_dp.errors import InputError
 from edge_dp.sensors import load_sensor
 
+_SENSOR = "generic_8bit"
 _GREEN = 1  # of red, green, blue
 _BLACK = 5 / 255 / 12.92  # linear light of level 5 in sRGB: above what compression leaves of black
 _CORNER_MARGIN = 2  # px beyond a black corner that interpolation has darkened
 _HCI_VIEW = re.compile(r"input_Cam(\d{3})\.png")
 _HCI_GRID = 9  # views along each side, where parameters.cfg does not say
+_HCI_OTHERS = {"truth": "gt_disp_lowres.pfm", "parameters": "parameters.cfg"}
 _LYTRO_VIEW = re.compile(r"(.+)_(\d{2})_(\d{2})\.png")
 
 
@@ -131,7 +134,7 @@ class LightField:
         return DpSample(
             left,
             right,
-            load_sensor("generic_8bit"),
+            load_sensor(_SENSOR),
             self.name,
             disparity=None if self.disparity is None else -np.float32(reach + 1) * self.disparity,
             depth=self.depth,
@@ -140,7 +143,7 @@ class LightField:
         )
 
 
-class HciLightFields(Reader[DpSample]):
+class HciLightFields(DpDataset):
     """Light fields of the HCI 4D benchmark, rendered, each as the dual-pixel pair of its whole aperture.
 
     Layout, one folder per scene: ``input_Cam000.png`` to ``080`` (9x9 row by row, 040 the centre);
@@ -155,29 +158,23 @@ class HciLightFields(Reader[DpSample]):
 
     Args:
         root: the folder of a scene, or of scenes, or of categories of them; a name is the path below it.
+        strict: refuse a scene without one of its views.
 
     Raises:
-        InputError: no such folder, no view in it, or a scene without one of its views. On reading a scene: as
-            ``LightField.to_dual_pixel``; a truth or a parameter that is malformed.
+        InputError: as ``DpDataset``. On reading a scene: as ``LightField.to_dual_pixel``; a truth or a parameter that is
+            malformed.
     """
 
-    def __init__(self, root: str | Path) -> None:
-        super().__init__(root)
-        self._folders: dict[str, tuple[Path, frozenset[str]]] = {}
-        for folder in folders_in(self.root, depth=2):
-            present = list_folder(folder)
-            if any(map(_HCI_VIEW.fullmatch, present)):
-                self._folders[_scene_name(folder, self.root)] = folder, present
-        if not self._folders:
-            raise InputError(f"{self.root}: expected input_Cam000.png, found none. Pass the folder of the scenes.")
-        for folder, present in self._folders.values():
-            count = sum(_HCI_VIEW.fullmatch(name) is not None for name in present)
-            expected = {f"input_Cam{number:03d}.png" for number in range(max(count, _HCI_GRID**2))}
-            if absent := sorted(expected - present):
-                raise InputError(
-                    f"{folder / absent[0]}: expected {len(expected)} views, found {count}. Complete the scene."
-                )
-        self.names = tuple(self._folders)
+    def __init__(self, root: str | Path, *, strict: bool = True) -> None:
+        root = Path(root)
+        listing = Listing()
+        for folder in folders_in(root, depth=2):
+            listing += _hci_scene(folder, root)
+        super().__init__(root, listing, load_sensor(_SENSOR), expected="input_Cam000.png", strict=strict)
+
+    def group(self, name: str) -> str:
+        """The scene itself: each may have a size of its own."""
+        return name
 
     def light_field(self, name: str) -> LightField:
         """The scene of that name, whose views are read when asked for.
@@ -185,21 +182,23 @@ class HciLightFields(Reader[DpSample]):
         Raises:
             InputError: no such name; a truth or parameter that is malformed, or another number of views than it says.
         """
-        folder, present = self._folders[self._known(name)]
-        views = sorted(folder / file for file in present if _HCI_VIEW.fullmatch(file))
-        parameters = _Parameters(folder / "parameters.cfg") if "parameters.cfg" in present else None
+        paths = self.paths(name)
+        views = [path for role, path in sorted(paths.items()) if role.startswith("view/")]
+        parameters = _Parameters(paths["parameters"]) if "parameters" in paths else None
         columns = _HCI_GRID if parameters is None else int(parameters.number("extrinsics", "num_cams_x"))
         rows = _HCI_GRID if parameters is None else int(parameters.number("extrinsics", "num_cams_y"))
         if rows * columns != len(views):
-            raise InputError(f"{folder}: expected {rows}x{columns} views, found {len(views)}. Complete the scene.")
+            raise InputError(
+                f"{views[0].parent}: expected {rows}x{columns} views, found {len(views)}. Complete the scene."
+            )
         grid = tuple(tuple(views[row * columns : (row + 1) * columns]) for row in range(rows))
-        if "gt_disp_lowres.pfm" not in present:
+        if "truth" not in paths:
             return LightField(name, grid)
-        disparity = read_pfm(folder / "gt_disp_lowres.pfm")
+        disparity = read_pfm(paths["truth"])
         mask = np.isfinite(disparity)
         if disparity.ndim != 2 or not mask.any():
             raise InputError(
-                f"{folder / 'gt_disp_lowres.pfm'}: expected (H, W) finite px, found {disparity.shape}, "
+                f"{paths['truth']}: expected (H, W) finite px, found {disparity.shape}, "
                 f"{np.count_nonzero(mask)} of them finite. Copy the file again."
             )
         if parameters is None:
@@ -207,11 +206,12 @@ class HciLightFields(Reader[DpSample]):
         depth = parameters.depth(disparity)
         return LightField(name, grid, disparity, depth, mask & (depth > 0))
 
-    def _read(self, name: str) -> DpSample:
+    def read(self, name: str) -> DpSample:
+        """The half-aperture sums of the light field called ``name``."""
         return self.light_field(name).to_dual_pixel()
 
 
-class LytroGrids(Reader[DpSample]):
+class LytroGrids(DpDataset):
     """Real light fields of a Lytro camera, each as the dual-pixel pair of its whole aperture; without ground truth.
 
     Layout: ``NAME_RR_CC.png``, the views of one light field by row and column of the decoded grid, two digits each; the
@@ -223,25 +223,22 @@ class LytroGrids(Reader[DpSample]):
 
     Args:
         root: the folder of the views, or of such folders; a name is that of the light field, after its path below it.
+        strict: refuse a grid that lacks a view.
 
     Raises:
-        InputError: no such folder, no view in it, or a grid that lacks a view. On reading one: as
-            ``LightField.to_dual_pixel``.
+        InputError: as ``DpDataset``. On reading one: as ``LightField.to_dual_pixel``.
     """
 
-    def __init__(self, root: str | Path) -> None:
-        super().__init__(root)
-        self._grids: dict[str, tuple[tuple[Path, ...], ...]] = {}
-        for folder in folders_in(self.root, depth=1):
-            views: dict[str, dict[tuple[int, int], Path]] = {}
-            for match in filter(None, map(_LYTRO_VIEW.fullmatch, list_folder(folder))):
-                views.setdefault(match[1], {})[int(match[2]), int(match[3])] = folder / match[0]
-            for stem, by_place in sorted(views.items()):
-                name = stem if folder == self.root else f"{folder.name}/{stem}"
-                self._grids[name] = _full_grid(folder / stem, by_place)
-        if not self._grids:
-            raise InputError(f"{self.root}: expected NAME_RR_CC.png, found none. Pass the folder of the views.")
-        self.names = tuple(self._grids)
+    def __init__(self, root: str | Path, *, strict: bool = True) -> None:
+        root = Path(root)
+        listing = Listing()
+        for folder in folders_in(root, depth=1):
+            listing += _lytro_grids(folder, root)
+        super().__init__(root, listing, load_sensor(_SENSOR), expected="NAME_RR_CC.png", strict=strict)
+
+    def group(self, name: str) -> str:
+        """The light field itself: each may have a size of its own."""
+        return name
 
     def light_field(self, name: str) -> LightField:
         """The light field of that name, whose views are read when asked for.
@@ -249,9 +246,13 @@ class LytroGrids(Reader[DpSample]):
         Raises:
             InputError: no such name; a grid of an even number of rows or columns, or of less than three columns.
         """
-        return LightField(name, self._grids[self._known(name)], black_corners=True)
+        rows: dict[str, list[Path]] = {}
+        for role, path in sorted(self.paths(name).items()):
+            rows.setdefault(role.rpartition("_")[0], []).append(path)
+        return LightField(name, tuple(tuple(row) for row in rows.values()), black_corners=True)
 
-    def _read(self, name: str) -> DpSample:
+    def read(self, name: str) -> DpSample:
+        """The half-aperture sums of the light field called ``name``."""
         return self.light_field(name).to_dual_pixel()
 
 
@@ -291,19 +292,49 @@ class _Parameters:
         return (1 / np.where(inverse == 0, np.inf, inverse)).astype(np.float32)
 
 
-def _scene_name(folder: Path, root: Path) -> str:
-    return root.resolve().name if folder == root else folder.relative_to(root).as_posix()
-
-
-def _full_grid(stem: Path, by_place: dict[tuple[int, int], Path]) -> tuple[tuple[Path, ...], ...]:
-    rows, columns = ([*range(min(numbers), max(numbers) + 1)] for numbers in zip(*by_place, strict=True))
-    for place in ((row, column) for row in rows for column in columns):
-        if place not in by_place:
-            raise InputError(
-                f"{stem}_{place[0]:02d}_{place[1]:02d}.png: expected a full grid of {len(rows)}x{len(columns)} views, "
-                f"found {len(by_place)}. Complete it."
+def _hci_scene(folder: Path, root: Path) -> Listing:
+    """What one folder holds, those in folders below it left out."""
+    present = list_folder(folder)
+    count = sum(_HCI_VIEW.fullmatch(file) is not None for file in present)
+    if count == 0:
+        return Listing()
+    views = [f"input_Cam{number:03d}.png" for number in range(max(count, _HCI_GRID**2))]
+    if absent := [file for file in views if file not in present]:
+        return Listing(
+            problems=tuple(
+                f"{folder / file}: expected {len(views)} views, found {count}. Complete the scene." for file in absent
             )
-    return tuple(tuple(by_place[row, column] for column in columns) for row in rows)
+        )
+    name = root.resolve().name if folder == root else folder.relative_to(root).as_posix()
+    files = {f"view/{number:03d}": file for number, file in enumerate(views)}
+    files |= {role: file for role, file in _HCI_OTHERS.items() if file in present}
+    return Listing({name: {role: (folder / file).relative_to(root).as_posix() for role, file in files.items()}})
+
+
+def _lytro_grids(folder: Path, root: Path) -> Listing:
+    """The grids in one folder, those in folders below it left out."""
+    above = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
+    present = sorted(list_folder(folder))
+    grids: dict[str, set[tuple[int, int]]] = {}
+    for match in filter(None, map(_LYTRO_VIEW.fullmatch, present)):
+        grids.setdefault(match[1], set()).add((int(match[2]), int(match[3])))
+    if not grids:
+        return Listing()
+    files, problems = {}, []
+    for stem, places in grids.items():
+        rows, columns = (range(min(numbers), max(numbers) + 1) for numbers in zip(*places, strict=True))
+        views = {(row, column): f"{stem}_{row:02d}_{column:02d}.png" for row in rows for column in columns}
+        problems += [
+            f"{folder / file}: expected a full grid of {len(rows)}x{len(columns)} views, found {len(places)}. Complete it."
+            for place, file in views.items()
+            if place not in places
+        ]
+        if len(places) == len(views):
+            files[above + stem] = {
+                f"view/{row:02d}_{column:02d}": above + file for (row, column), file in views.items()
+            }
+    unknown = (above + file for file in present if is_image(file) and not _LYTRO_VIEW.fullmatch(file))
+    return Listing(files, tuple(problems), tuple(unknown))
 
 
 def _black_corners(view: Array) -> Mask:

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_dp.data.dataset import files_below
+from edge_dp.data.dataset import DpDataset, Listing, list_folder
 from edge_dp.data.images import srgb_to_linear
 from edge_dp.data.profiles import file_profile
 from edge_dp.data.sample import DpSample
@@ -46,19 +46,15 @@ class StereoPair:
     margin: int
 
 
-class SimulatedDataset:
-    """Simulated captures, named by their numbers: ``00000000``, ``00000001``, ... Each is read when asked for.
+class SimulatedDataset(DpDataset):
+    """Simulated captures, named by their numbers: ``00000000``, ``00000001``, ...
 
-    Opening one reads ``dataset.json`` and the names of the shards, whatever their number. It can be indexed, iterated over
-    and pickled, so that torch's DataLoader takes it as it is; samples are ``DpSample``, so pass a ``collate_fn``.
+    Opening one reads ``dataset.json`` and the names of the shards, whatever their number.
 
     Each sample has ``disparity`` and, where the set was made with ``--rig``, ``all_in_focus``, which is noise-free.
 
     Attributes:
-        root: the folder.
-        sensor: how the levels of the views are read.
         note: what ``dataset.json`` says.
-        missing: names of the shards that are not there.
 
     Args:
         root: the folder.
@@ -70,35 +66,32 @@ class SimulatedDataset:
     """
 
     def __init__(self, root: str | Path, *, strict: bool = True) -> None:
-        self.root = Path(root)
-        self.sensor = _PROFILE
-        self.note = read_note(self.root)
-        present = set(files_below(self.root, 0))
+        root = Path(root)
+        self.note = read_note(root)
+        present = list_folder(root)
         shards = self.note.shards
-        self.missing = tuple(name for name in shards if name not in present)
-        if self.missing and strict:
-            raise InputError(
-                f"{self.root / self.missing[0]}: expected beside {NOTE}, found nothing. Finish the set: edge-dp simulate "
-                "--resume."
-            )
-        self._numbers: Sequence[int] = range(self.note.count)
-        if self.missing:
+        missing = tuple(
+            f"{root / name}: expected beside {NOTE}, found nothing. Finish the set: edge-dp simulate --resume."
+            for name in shards
+            if name not in present
+        )
+        numbers: Sequence[int] = range(self.note.count)
+        if missing:
             there = (self.note.captures(index) for index, name in enumerate(shards) if name in present)
-            self._numbers = list(itertools.chain.from_iterable(there))
+            numbers = list(itertools.chain.from_iterable(there))
+        super().__init__(
+            root, Listing(problems=missing), _PROFILE, expected="shards", strict=strict, names=_Names(numbers)
+        )
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Of the captures that are there."""
-        return tuple(capture_name(number) for number in self._numbers)
+    def paths(self, name: str) -> dict[str, Path]:
+        """The shard that holds a capture.
 
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    def __iter__(self) -> Iterator[DpSample]:
-        return (self[index] for index in range(len(self)))
-
-    def __getitem__(self, index: int) -> DpSample:
-        return self.read(capture_name(self._numbers[index]))
+        Raises:
+            InputError: the set has no capture of that name.
+        """
+        if not _NAME.fullmatch(name) or int(name) >= self.note.count:
+            raise InputError(f"{self.root}: expected the name of a capture, found {name!r}. See its names.")
+        return {"shard": self.root / self.note.shard_of(int(name))}
 
     def read(self, name: str) -> DpSample:
         """The capture called ``name``."""
@@ -125,14 +118,8 @@ class SimulatedDataset:
         camera = SideCamera(offset, gain, angle, (turn[0], turn[1], turn[2]), focal)
         return StereoPair(arrays["reference"], arrays["side"], camera, _margin(arrays["reference"], arrays["views"]))
 
-    def _shard(self, name: str) -> Path:
-        """The shard that holds a capture."""
-        if not _NAME.fullmatch(name) or int(name) >= self.note.count:
-            raise InputError(f"{self.root}: expected the name of a capture, found {name!r}. See its names.")
-        return self.root / self.note.shard_of(int(name))
-
     def _arrays(self, name: str, fields: tuple[str, ...]) -> dict[str, NDArray[Any]]:
-        with open_shard(self._shard(name)) as data:
+        with open_shard(self.paths(name)["shard"]) as data:
             arrays = {field: data[f"{name}.{field}"] for field in fields}
             for field, array in arrays.items():
                 expected = (FIELDS | RIG_FIELDS)[field]
@@ -141,6 +128,25 @@ class SimulatedDataset:
                         f"{name}.{field}: expected {expected.dtype}, ({expected.shape}), found {array.dtype}, {array.shape}"
                     )
         return arrays
+
+
+class _Names(Sequence[str]):
+    """Names of captures, each made when asked for: there may be millions."""
+
+    def __init__(self, numbers: Sequence[int]) -> None:
+        self._numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> _Names: ...
+    def __getitem__(self, index: int | slice) -> str | _Names:
+        if isinstance(index, slice):
+            return _Names(self._numbers[index])
+        return capture_name(self._numbers[index])
 
 
 def _margin(reference: NDArray[Any], views: NDArray[Any]) -> int:

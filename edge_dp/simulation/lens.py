@@ -43,7 +43,7 @@ class LensConfig:
             raise SchemaError(f"expected rising ranges, blur from 0 and field_share within (0, 1], found {self}")
 
     def __hash__(self) -> int:
-        return hash((tuple(self.models.items()), self.alpha, self.blur, self.pool, self.field_share))
+        return hash((frozenset(self.models.items()), self.alpha, self.blur, self.pool, self.field_share))
 
 
 def _half_aperture(rng: np.random.Generator, config: LensConfig, blur: float) -> PsfModel:
@@ -69,7 +69,7 @@ LENSES: dict[str, Callable[[np.random.Generator, LensConfig, float], PsfModel]] 
 def draw_lens(seed: int, number: int, config: LensConfig) -> PsfModel:
     """Lens ``number`` of the pool of a data set; the same for the same arguments in whichever process."""
     rng = np.random.default_rng([seed, 0x1E45, number])
-    names = list(config.models)
+    names = sorted(config.models)  # their order in a file means nothing
     shares = np.array([config.models[name] for name in names])
     name = names[int(rng.choice(len(names), p=shares / shares.sum()))]
     blur = float(rng.uniform(*config.blur))

@@ -24,7 +24,7 @@ from edge_dp.simulation.scenes import Layer, Map, Scene
 SIDES = (-1, 1)
 """Left and right view."""
 WHOLE_FIELD = FieldWindow()
-_HALF = np.array([0.125, 0.25, 0.5, *range(1, 65)])
+_HALF = np.array([0.125, 0.25, *np.arange(0.5, 64.5, 0.5)])
 _PLANES = np.concatenate([-_HALF[::-1], [0.0], _HALF])
 """Disparities of the blurs between which a slanted plane is interpolated, px. Near focus, where a small disc is unlike a point,
 they lie closer."""
@@ -100,8 +100,11 @@ def crop(image: NDArray[np.float32], margin: int) -> NDArray[np.float32]:
 
 
 def disparity_limits(layer: Layer) -> tuple[float, float]:
-    """Least and greatest disparity within a layer's box, px."""
+    """Least and greatest disparity within a layer's box, px; of a relief where the layer is opaque at all."""
     top, bottom, left, right = layer.box
+    if layer.relief is not None:
+        inside = layer.disparity(layer.box)[layer.opacity[top:bottom, left:right] > 0]
+        return float(inside.min()), float(inside.max())
     corners = plane_disparity(layer, np.array([[top], [bottom - 1]]), np.array([left, right - 1]))
     return float(corners.min()), float(corners.max())
 
@@ -141,8 +144,7 @@ def _over(views: Views, layer: Layer, psf: PsfModel, margin: int, window: FieldW
     convolver = _Convolver(_sources(layer, (top + margin, bottom + margin, left + margin, right + margin), reach), reach)
     shares: list[Map | None] = [None] * len(planes)
     if len(planes) > 1:
-        rows, columns = np.arange(top, bottom)[:, None] + margin, np.arange(left, right) + margin
-        disparity = plane_disparity(layer, rows, columns)
+        disparity = layer.disparity((top + margin, bottom + margin, left + margin, right + margin))
         shares = [hat(disparity, plane.disparity, plane.below, plane.above) for plane in planes]
     along_y, along_x = window.interpolation(height, width)
     for view, kernels_of_side in zip(views, kernels, strict=True):

@@ -31,12 +31,14 @@ class SceneBatch:
     light: (B, L, C, Hc, Wc) radiance times opacity.
     opacity: (B, L, Hc, Wc).
     planes: (B, L, 3) as ``Layer.plane``.
+    relief: (B, L, Hc, Wc) as ``Layer.relief``; None where no layer has any.
     limits: for each scene and layer, on the host, least and greatest disparity within its box; None where it is missing.
     """
 
     light: Tensor
     opacity: Tensor
     planes: Tensor
+    relief: Tensor | None
     limits: tuple[tuple[tuple[float, float] | None, ...], ...]
 
     @classmethod
@@ -54,17 +56,22 @@ class SceneBatch:
         light = np.zeros((len(scenes), most, channels, height, width), np.float32)
         opacity = np.zeros((len(scenes), most, height, width), np.float32)
         planes = np.zeros((len(scenes), most, 3), np.float32)
+        has_relief = any(layer.relief is not None for scene in scenes for layer in scene.layers)
+        relief = np.zeros_like(opacity) if has_relief else None
         limits: list[tuple[tuple[float, float] | None, ...]] = []
         for i, scene in enumerate(scenes):
             for k, layer in enumerate(scene.layers):
                 light[i, k] = layer.radiance * layer.opacity
                 opacity[i, k], planes[i, k] = layer.opacity, layer.plane
+                if relief is not None and layer.relief is not None:
+                    relief[i, k] = layer.relief
             known = [disparity_limits(layer) if layer.box[1] > layer.box[0] else None for layer in scene.layers]
             limits.append((*known, *[None] * (most - len(known))))
         return cls(
             torch.from_numpy(light).to(device),
             torch.from_numpy(opacity).to(device),
             torch.from_numpy(planes).to(device),
+            None if relief is None else torch.from_numpy(relief).to(device),
             tuple(limits),
         )
 
@@ -157,11 +164,16 @@ class TorchRenderer:
     def _shares(self, batch: SceneBatch, terms: list[_Term], frame: tuple[int, int]) -> Tensor:
         """(N, H, W) share of each blur in what is interpolated."""
         device = batch.light.device
-        d0, dx, dy = batch.planes[[term.scene for term in terms], [term.layer for term in terms]].T[..., None, None]
+        chosen = [term.scene for term in terms], [term.layer for term in terms]
+        d0, dx, dy = batch.planes[chosen].T[..., None, None]
         y = torch.arange(frame[0], device=device)[:, None] - (frame[0] - 1) / 2
         x = torch.arange(frame[1], device=device) - (frame[1] - 1) / 2
         hats = [(term.plane.disparity, term.plane.below, term.plane.above) for term in terms]
-        return hat(d0 + dy * y + dx * x, *torch.tensor(hats, device=device).T[..., None, None])
+        disparity = d0 + dy * y + dx * x
+        if batch.relief is not None:
+            rows, columns = (slice(self.margin, self.margin + side) for side in frame)
+            disparity = disparity + batch.relief[:, :, rows, columns][chosen]
+        return hat(disparity, *torch.tensor(hats, device=device).T[..., None, None])
 
     def _responses(
         self, psf: PsfModel, disparity: float, side: int, size: tuple[int, int], device: torch.device

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from edge_dp.errors import InputError
 from edge_dp.simulation.render import crop
-from edge_dp.simulation.scenes import Map, Scene
+from edge_dp.simulation.scenes import Layer, Map, Scene
+
+_ITERATIONS = 24  # for where a side camera sees a relief
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,8 @@ class SideCamera:
         offset: D of a point in focus, px. Points nearer than focus (d < 0) move farther.
         gain: how many times wider the baseline is than the lens's own, > 0.
         angle: direction of the baseline from the first camera, rad: 0 to the right along the dual-pixel axis, pi / 2 down.
-        turn_deg: rotation about the camera's x, y and z axis after that. (0, 0, 0) is a rectified view.
+        turn_deg: rotation vector, axis times angle, that turns what is seen about the camera's x (right), y (down) and z
+            (ahead); so y > 0 is a camera that looks to the left. (0, 0, 0) is a rectified view.
         focal_px: focal length for that rotation, px.
     """
 
@@ -74,11 +77,35 @@ def render_side(scene: Scene, camera: SideCamera, margin: int) -> Map:
     _, height, width = scene.layers[0].radiance.shape
     result = np.zeros_like(scene.layers[0].radiance)
     for layer in scene.layers:
-        matrix = camera.homography(layer.plane, height, width)
         planes = [*(layer.radiance * layer.opacity), layer.opacity]
-        *light, opacity = (
-            cv2.warpPerspective(plane, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-            for plane in planes
-        )
+        if layer.relief is None:
+            matrix = camera.homography(layer.plane, height, width)
+            *light, opacity = (
+                cv2.warpPerspective(plane, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+                for plane in planes
+            )
+        else:
+            seen = _seen_points(layer, camera)
+            *light, opacity = (
+                cv2.remap(plane, *seen, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT) for plane in planes
+            )
         result = result * (1.0 - opacity) + np.stack(light)
     return crop(result.astype(np.float32), margin)
+
+
+def _seen_points(layer: Layer, camera: SideCamera) -> tuple[Map, Map]:
+    """Columns and rows, px on the canvas, of the points of a relief that each pixel of a side camera sees.
+
+    The place of a point depends on its own disparity, so it is found by iteration. That converges wherever the surface is not
+    so steep that the side camera cannot see it.
+    """
+    disparity = layer.disparity()
+    height, width = disparity.shape
+    pixels = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).astype(np.float64)
+    in_focus = np.linalg.inv(camera.homography((0.0, 0.0, 0.0), height, width))  # for points of disparity 0
+    start = cv2.perspectiveTransform(pixels, in_focus).astype(np.float32)
+    x, y = start[..., 0], start[..., 1]
+    for _ in range(_ITERATIONS):
+        move = camera.gain * cv2.remap(disparity, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        x, y = start[..., 0] - math.cos(camera.angle) * move, start[..., 1] - math.sin(camera.angle) * move
+    return np.asarray(x, np.float32), np.asarray(y, np.float32)

@@ -96,17 +96,19 @@ class SceneConfig:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A surface on the canvas (Hc, Wc).
+    """A surface on the canvas (Hc, Wc): a plane, or with ``relief`` any continuous one.
 
     radiance: (C, Hc, Wc) linear light >= 0, more than 1 where it saturates the sensor; defined wherever opacity > 0.
     opacity: (Hc, Wc) coverage, [0, 1].
     plane: (d0, dx, dy): disparity d0 + dx * x + dy * y, px, with x, y in px from the canvas centre.
+    relief: (Hc, Wc) px, added to the plane's disparity; None for a plane. Blur spreads beyond the surface, so it continues there.
     box: (top, bottom, left, right), px: opacity is 0 outside [top:bottom, left:right]; all 0 for an empty layer.
     """
 
     radiance: Map
     opacity: Map
     plane: Plane
+    relief: Map | None = None
     box: Box = field(init=False)
 
     def __post_init__(self) -> None:
@@ -115,7 +117,11 @@ class Layer:
     def disparity(self, box: Box | None = None) -> Map:
         """(Hc, Wc) px; with a box, of these rows and columns only."""
         height, width = self.opacity.shape
-        return plane_map(self.plane, (height, width), box)
+        flat = plane_map(self.plane, (height, width), box)
+        if self.relief is None:
+            return flat
+        top, bottom, left, right = box or (0, height, 0, width)
+        return flat + self.relief[top:bottom, left:right]
 
 
 @dataclass(frozen=True, slots=True)

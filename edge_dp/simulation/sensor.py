@@ -41,8 +41,8 @@ class SensorConfig:
             low, high = getattr(self, name)
             if not 0 <= low <= high:
                 raise SchemaError(f"{name}: expected two values, 0 or above, in rising order, found {low} and {high}")
-        if self.full_well[0] <= 0 or not 1 <= self.bit_depth[0] <= self.bit_depth[1] <= 16 or self.black[1] >= 1:
-            raise SchemaError(f"expected full_well above 0, bit_depth from 1 to 16 and black below 1, found {self}")
+        if self.full_well[0] <= 0 or not 1 <= self.bit_depth[0] <= self.bit_depth[1] <= 16 or self.black[1] > 0.5:
+            raise SchemaError(f"expected full_well above 0, bit_depth from 1 to 16 and black up to 0.5, found {self}")
         for name in ("half_rows_share", "tone_mapped_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise SchemaError(f"{name}: expected a share from 0 to 1, found {getattr(self, name)}")

@@ -90,7 +90,8 @@ def make_shards(
                 progress(done)
         except BrokenProcessPool as error:
             raise EdgeDpError(
-                f"{shards[0].parent}: a worker process was killed, perhaps for want of memory. Take fewer workers and resume."
+                f"{shards[0].parent}: a worker process ended early: killed, perhaps for want of memory (take fewer workers), or "
+                "begun by a script that lacks if __name__ == '__main__'. Then resume."
             ) from error
 
 

@@ -23,7 +23,7 @@ def views(tmp_path_factory):
     folder = tmp_path_factory.mktemp("views")
     scene = SceneConfig(height=384, width=512, margin=40, disparity=(1.0, 4.0), one_sided_share=0.0)
     capture = simulate_capture(5, 0, SimulationConfig(scene))
-    for name, view in zip(("left", "right"), capture.views, strict=True):
+    for name, view in zip(("left", "right"), capture.views[:, 0], strict=True):
         cv2.imwrite(str(folder / f"{name}.png"), (1024 + np.round(view * 16383)).astype(np.uint16))
     return folder
 

@@ -1,4 +1,4 @@
-"""``edge-dp data check``: exit codes, table and JSON."""
+"""``edge-dp data list`` and ``check``: exit codes, tables and JSON."""
 
 import argparse
 import json
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from edge_dp.cli import data
+from edge_dp.data import list_datasets
 from edge_dp.errors import InputError
 
 
@@ -37,7 +38,7 @@ def test_table_of_a_set_that_is_fine(captures, capsys):
     assert "64x48" in out
     assert "dual-pixel axis: promised x, measured x" in out
     assert "not measured: no ground truth that varies" in out
-    assert "3 samples, 0 problem(s)" in out
+    assert "3 samples, 3 read, 0 problem(s)" in out
 
 
 def test_odd_sets_are_named_and_end_with_one(captures, capsys):
@@ -71,10 +72,43 @@ def test_many_problems_are_cut_short_on_the_terminal(captures, capsys):
 
 
 def test_what_is_not_recognised_is_bad_input(tmp_path):
-    with pytest.raises(
-        InputError, match=r"expected the folder of a data set \(xin2021: .*found an empty folder"
-    ) as caught:
+    with pytest.raises(InputError, match=r"expected the folder of a data set, found an empty folder") as caught:
         run("check", tmp_path)
     assert caught.value.exit_code == 2
     with pytest.raises(InputError, match="expected one of"):
         run("check", tmp_path, "--dataset", "kitti")
+
+
+def test_list_has_every_set_with_kind_licence_and_layout(capsys):
+    assert run("list", "--json") == 0
+    entries = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
+    assert tuple(sorted(entries)) == list_datasets()
+    assert {"dual_pixel", "light_field", "scene"} <= {entry["kind"] for entry in entries.values()}
+    assert entries["dp119"]["licence"] == "MIT"
+    assert entries["google2019"]["dp_axis"] == "y"
+    assert entries["tum_rgbd"]["dp_axis"] is None
+    assert run("list") == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in entries)
+    assert "[CATEGORY/]SCENE" in out  # brackets are no markup
+    assert "CC BY 4.0" in out
+
+
+def test_scenes_have_lines_of_their_own(tmp_path, capsys):
+    for folder in ("color", "depth"):
+        (tmp_path / folder).mkdir()
+    cv2.imwrite(str(tmp_path / "color/1.png"), np.full((480, 640, 3), 90, np.uint8))
+    depth = np.full((480, 640), 1500, np.uint16)
+    depth[:120] = 0
+    cv2.imwrite(str(tmp_path / "depth/1.png"), depth)
+    (tmp_path / "trajectory.log").write_text("0 0 1\n1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n")
+    assert run("check", tmp_path) == 0
+    out = capsys.readouterr().out
+    assert "known: 75% of the pixels" in out
+    assert "depth: 1.50 to 1.50 m, median 1.50 m" in out
+    assert "poses: rotations in 1 sample(s), orthonormal within 0e+00" in out
+    assert "stereo" not in out
+    assert "dual-pixel" not in out
+    assert run("check", tmp_path, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["kind"], found["promised_axis"], found["measured"]["typical_m"]) == ("scene", None, 1.5)

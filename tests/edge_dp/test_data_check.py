@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from edge_dp.data.check import check_dataset
-from edge_dp.data.headers import Header, read_header
-from edge_dp.data.matching import corner_shifts, rank_correlation
+from edge_dp.data.check.corners import corner_shifts, rank_correlation
+from edge_dp.data.headers import Header, check_archive, read_header
 from edge_dp.errors import InputError
 
 HEIGHT, WIDTH = 120, 160
@@ -94,6 +94,9 @@ def test_rank_correlation_is_spearman():
         (".tif", np.zeros((6, 8), np.uint8), 8, 1),
         (".pfm", np.zeros((6, 8), np.float32), 32, 1),
         (".npy", np.zeros((6, 8), np.float32), 32, 1),
+        (".pgm", np.zeros((6, 8), np.uint8), 8, 1),
+        (".pgm", np.zeros((6, 8), np.uint16), 16, 1),
+        (".ppm", np.zeros((6, 8, 3), np.uint8), 8, 3),
     ],
 )
 def test_headers_and_truncated_files(tmp_path, suffix, image, bits, channels):
@@ -120,6 +123,26 @@ def test_headers_of_other_files(tmp_path):
     (tmp_path / "text.png").write_text("not a picture, although it goes on and on for more than 26 bytes")
     with pytest.raises(InputError, match=r"text\.png: expected a whole PNG"):
         read_header(tmp_path / "text.png")
+
+
+def test_comments_in_the_header_of_a_pgm(tmp_path):
+    (tmp_path / "a.pgm").write_bytes(b"P5\n# made by hand\n# twice\n3 2\n255\n" + bytes(6))
+    assert read_header(tmp_path / "a.pgm") == Header(3, 2, 8, 1)
+    (tmp_path / "a.pgm").write_bytes(b"P5\n# made by hand\n3 2\n255\n" + bytes(5))
+    with pytest.raises(InputError, match=r"a\.pgm: expected a whole PGM"):
+        read_header(tmp_path / "a.pgm")
+
+
+def test_archives_that_are_cut(tmp_path):
+    path = tmp_path / "disparity.npz"
+    np.savez(path, np.zeros((6, 8)))
+    check_archive(path)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(InputError, match=r"disparity\.npz: expected a whole archive of arrays, found \d+ bytes"):
+        check_archive(path)
+    path.unlink()
+    with pytest.raises(InputError, match=r"disparity\.npz: expected a whole archive of arrays, found no file"):
+        check_archive(path)
 
 
 # The check
@@ -228,8 +251,7 @@ def test_a_set_named_by_hand(captures, tmp_path_factory):
 def test_progress_ends_where_it_should(captures):
     calls = []
     check_dataset(captures, samples=2, progress=lambda *call: calls.append(call))
-    assert ("files", 5, 5) in calls
-    assert calls[-1] == ("samples", 2, 2)
+    assert calls == [("samples", done, 7) for done in range(1, 8)] + [("samples", 7, 7)]
 
 
 @pytest.mark.parametrize(("folder", "name"), [("pixel4", "xin2021"), ("canon_r6", "dp119")])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from edge_dp.data import DpDataset, list_datasets, open_dataset, recognise
-from edge_dp.data.dataset import Part, match_files, match_order
+from edge_dp.data.dataset import Dataset, Part, folders_in, list_folder, match_files, match_order
 from edge_dp.data.registry import DATASETS, dataset_entry
 from edge_dp.errors import InputError
 
@@ -44,8 +44,8 @@ def test_files_are_matched_by_name(tmp_path):
         "a": {"left": "views/a_left.png", "right": "views/a_right.png"},
         "b": {"left": "views/b_left.png", "right": "views/b_right.png"},
     }
-    assert len(listing.missing) == 1
-    assert "c_right.png: expected beside views/c_left.png, found nothing" in listing.missing[0]
+    (problem,) = listing.problems
+    assert "c_right.png: expected beside views/c_left.png, found nothing" in problem
     assert listing.unknown == ("views/odd.png",)
 
 
@@ -62,7 +62,7 @@ def test_files_paired_by_order(tmp_path):
         "2_L": {"left": "l/2_L.png", "target": "t/9.png"},
     }
     (tmp_path / "t/9.png").unlink()
-    (problem,) = match_order(tmp_path, {"left": "l", "target": "t"}).missing
+    (problem,) = match_order(tmp_path, {"left": "l", "target": "t"}).problems
     assert "t: expected 2 images, as many as in l, found 1. They are paired by their order" in problem
 
 
@@ -97,29 +97,47 @@ def test_the_registry_holds_what_the_readers_need():
     assert list_datasets() == tuple(sorted(DATASETS))
     for name in list_datasets():
         entry = dataset_entry(name)
-        assert issubclass(entry.reader(), DpDataset)
-        assert entry.dp_axis in ("x", "y")
+        assert issubclass(entry.reader(), Dataset)
+        assert issubclass(entry.reader(), DpDataset) == (entry.kind != "scene")
+        assert (entry.dp_axis in ("x", "y")) == (entry.kind != "scene")
         assert entry.bits
         assert entry.markers
         assert bool(entry.splits) == bool(entry.split_folder)
-        for text in (entry.title, entry.source, entry.licence, entry.layout, entry.sign, entry.test_set):
+        for text in (entry.title, entry.source, entry.licence, entry.layout, entry.test_set):
             assert text
+        assert entry.sign or entry.kind == "scene"
     with pytest.raises(InputError, match=r"data set 'kitti': expected one of .*dp119.*xin2021"):
         open_dataset("kitti", ".")
 
 
 @pytest.mark.parametrize("name", list_datasets())
-def test_an_empty_folder_holds_no_sample(name, tmp_path):
-    with pytest.raises(InputError, match=r"expected .*, found none\. Pass the folder that holds them"):
+def test_a_folder_that_is_not_of_the_set(name, tmp_path):
+    with pytest.raises(InputError, match=r"expected .*, found"):
         open_dataset(name, tmp_path)
-    with pytest.raises(InputError, match=r"expected the folder of a data set \(xin2021: .*\), found an empty folder"):
+    with pytest.raises(InputError, match=r"expected .*, found"):
+        open_dataset(name, tmp_path / "absent")
+    with pytest.raises(InputError, match=rf"data set {name}: options: expected of .*strict.*, found apperture, wide"):
+        open_dataset(name, tmp_path, wide=True, apperture=2)
+
+
+def test_what_is_no_data_set_is_not_recognised(tmp_path):
+    with pytest.raises(InputError, match=r"expected the folder of a data set, found an empty folder\. .* data list"):
         recognise(tmp_path)
 
 
 def test_a_folder_that_is_almost_right(tmp_path):
     touch(tmp_path, "view/001_left.png", "view/001_right.png", "defocus_map/001_gt.png")
-    with pytest.raises(InputError, match=r"xin2021: views/\*_left\.png.*found defocus_map, view\. Check names"):
+    with pytest.raises(InputError, match=r"found defocus_map, view; xin2021 needs views/\*_left\.png\. Check names"):
         recognise(tmp_path)
+
+
+def test_folders_are_listed_without_what_is_hidden(tmp_path):
+    touch(tmp_path, "b/c/1.png", "a/2.png", ".git/3.png", "4.png", ".5.png")
+    assert list_folder(tmp_path) == {"a", "b", "4.png"}
+    assert [path.relative_to(tmp_path).as_posix() for path in folders_in(tmp_path, depth=1)] == [".", "a", "b"]
+    assert [path.name for path in folders_in(tmp_path, depth=2)][1:] == ["a", "b", "c"]
+    with pytest.raises(InputError, match=r"4\.png: expected a folder to read, found: Not a directory"):
+        list_folder(tmp_path / "4.png")
 
 
 def test_a_folder_of_data_sets_is_no_data_set(tmp_path):

@@ -1,21 +1,18 @@
-"""Every dual-pixel data set of the registry, built small in its published layout.
+"""Every set of dual-pixel captures of the registry, built small in its published layout.
 
 The views of each show two planes: the left half is farther than focus, d = +1 px, the right half nearer, d = -1 px. A new
 data set needs a builder here.
 """
 
 import pickle
-import sys
-import types
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
-from edge_dp.data import list_datasets, open_dataset, recognise, write_pfm
+from edge_dp.data import open_dataset, recognise, write_pfm
 from edge_dp.data.check import check_dataset
 from edge_dp.data.registry import DATASETS
 from edge_dp.errors import InputError, MissingExtraError
@@ -202,7 +199,7 @@ BUILDERS = {
 WITHOUT_TRUTH = {"dpdd_canon", "dpdd_pixel", "rdpd"}
 
 
-@pytest.fixture(params=list_datasets())
+@pytest.fixture(params=[name for name, entry in DATASETS.items() if entry.kind == "dual_pixel"])
 def published(request, tmp_path):
     """Name, root and content of a set in its published layout."""
     root = tmp_path / "some folder"
@@ -425,36 +422,34 @@ def test_dp5k_says_depth_aperture_and_focus(tmp_path, monkeypatch):
     assert (sample.sensor.f_number, sample.sensor.focal_length_m) == (5.6, 0.085)
     np.testing.assert_allclose(sample.depth[1:], DEPTH[1:])
     assert not sample.mask[0].any()
-    monkeypatch.setattr("edge_dp.data.dp5k.needs", lambda *modules: lambda: f"{modules[0]} not installed")
-    with pytest.raises(MissingExtraError, match=r"meta_data\.h5: .* h5py not installed: pip install h5py"):
+    monkeypatch.setattr("edge_dp.data.dual_pixel.dp5k.needs", lambda *modules: lambda: f"{modules[0]} not installed")
+    with pytest.raises(MissingExtraError, match=r"meta_data\.h5: .* h5py not installed: pip install 'edge-dp\[data\]'"):
         dataset.focus_distance(dataset.names[1])
 
 
-def test_dp5k_focus_distance_in_metres(tmp_path, monkeypatch):
-    """With a stand-in for h5py, which is no dependency: a file is a mapping of arrays, closed by its context."""
-
-    class File(dict):
-        def __init__(self, path, mode):
-            assert Path(path).is_file()
-            assert mode == "r"
-            super().__init__(focus_dis_0=np.array([[1234.0]]), focus_dis_1=np.array(-1.0))
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *error):
-            return None
-
+def test_dp5k_focus_distance_in_metres(tmp_path):
+    h5py = pytest.importorskip("h5py", reason="the extra data is not installed")
     dp5k(tmp_path)
-    stand_in = types.ModuleType("h5py")
-    stand_in.File = File
-    stand_in.__spec__ = types.SimpleNamespace(name="h5py")
-    monkeypatch.setitem(sys.modules, "h5py", stand_in)
+    with h5py.File(tmp_path / "test/20220113_141531/meta_data.h5", "w") as stored:
+        stored["focus_dis_0"] = np.array([[1234.0]])
+        stored["focus_dis_1"] = -1.0
     dataset = open_dataset("dp5k", tmp_path)
     assert dataset.focus_distance("20220113_141531/cam0/1.8") == pytest.approx(1.234)
     with pytest.raises(InputError, match=r"focus_dis_1: expected millimetres above 0, found -1"):
         dataset.focus_distance("20220113_141531/cam1/1.8")
-    (tmp_path / "test/20220113_141531/meta_data.h5").unlink()
+    metadata = tmp_path / "test/20220113_141531/meta_data.h5"
+    with h5py.File(metadata, "w") as stored:
+        stored["focus_dis_0"] = np.array([1.0, 2.0])
+    for name, message in (
+        ("cam0/1.8", "focus_dis_0: expected a number"),
+        ("cam1/1.8", "focus_dis_1: expected a number"),
+    ):
+        with pytest.raises(InputError, match=rf"meta_data\.h5: {message}, found"):
+            dataset.focus_distance(f"20220113_141531/{name}")
+    metadata.write_bytes(metadata.read_bytes()[:300])
+    with pytest.raises(InputError, match=r"meta_data\.h5: focus_dis_0: expected a number, found: .*truncated"):
+        dataset.focus_distance("20220113_141531/cam0/1.8")
+    metadata.unlink()
     bare = open_dataset("dp5k", tmp_path)
     assert bare[0].depth is not None
     with pytest.raises(InputError, match=r"expected meta_data\.h5 in its scene, found none"):

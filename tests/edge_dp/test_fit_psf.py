@@ -6,7 +6,7 @@ import pytest
 from scipy.ndimage import shift
 from scipy.signal import fftconvolve
 
-from edge_dp.data.xin2021 import Xin2021
+from edge_dp.data.dual_pixel.xin2021 import Xin2021
 from edge_dp.errors import InputError
 from edge_dp.optics.field_psf import FieldPsf, MeasuredGrid
 from edge_dp.sensors import PsfField, load_sensor

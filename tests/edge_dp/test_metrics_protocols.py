@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import rankdata
 
-from edge_dp.data.xin2021 import Xin2021
+from edge_dp.data.dual_pixel.xin2021 import Xin2021
 from edge_dp.errors import InputError
 from edge_dp.metrics import PROTOCOLS, ai1, ai2, evaluate, one_minus_abs_spearman, protocol_named
 from edge_dp.metrics.regions import CentreCrop, HalveBicubic, PatchGridCrop, TrimBorder

@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from edge_dp.data.scenes import Open3DScenes, SevenScenes, TumRgbd, read_sun_depth
 from edge_dp.data.scenes.open3d import read_trajectory
-from edge_dp.data.scenes.reader import depth_decoder
+from edge_dp.data.scenes.files import depth_decoder
 from edge_dp.data.scenes.tum import associate, rotation_of
 from edge_dp.errors import InputError
 
@@ -211,7 +211,7 @@ def test_open3d_folders_that_are_missing(tmp_path):
     with pytest.raises(InputError, match="expected folders color and depth, found color"):
         Open3DScenes(tmp_path)
     (tmp_path / "depth").mkdir()
-    with pytest.raises(InputError, match="color: expected images, found none"):
+    with pytest.raises(InputError, match="expected images in color, found none"):
         Open3DScenes(tmp_path)
 
 

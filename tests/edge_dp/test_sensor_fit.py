@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from edge_dp import optics
 from edge_dp.data import DpSample, to_sample_orientation, write_pfm
-from edge_dp.data.dp119 import Dp119
+from edge_dp.data.dual_pixel.dp119 import Dp119
 from edge_dp.errors import InputError, OpticsError
 from edge_dp.sensors import FieldPolynomial, load_sensor
 from edge_dp.sensors.captures import list_captures, read_captures

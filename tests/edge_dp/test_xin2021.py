@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edge_dp.data import data_root as find_data_root
-from edge_dp.data.xin2021 import Xin2021
+from edge_dp.data.dual_pixel.xin2021 import Xin2021
 from edge_dp.errors import InputError
 
 BASELINES = Path(__file__).parents[2] / "benchmarks" / "baselines.py"

@@ -8,7 +8,7 @@ import pytest
 
 import edge_dp
 from edge_dp.data import DpSample
-from edge_dp.data.xin2021 import Xin2021
+from edge_dp.data.dual_pixel.xin2021 import Xin2021
 from edge_dp.errors import InputError
 from edge_dp.metrics import ai2, one_minus_abs_spearman
 from edge_dp.models.confidence import B_MAX, B_MIN

@@ -12,10 +12,11 @@ from scipy.optimize import minimize_scalar
 from edge_dp.errors import InputError, TrainingError
 from edge_dp.models.checkpoint import read_checkpoint
 from edge_dp.models.registry import STUDENTS, build_student
+from edge_dp.optics.psf import HalfAperture
 from edge_dp.quantization import qat
 from edge_dp.quantization.qat import convert, freeze_ranges, observe_weights, prepare, read_ranges, restore_ranges
 from edge_dp.simulation.capture import SimulationConfig
-from edge_dp.simulation.render import render_view
+from edge_dp.simulation.render import render_views
 from edge_dp.simulation.scenes import Layer, Scene, SceneConfig
 from edge_dp.training import distill
 from edge_dp.training.labels import Samples, read_shards
@@ -311,8 +312,8 @@ def test_flipped_and_mirrored_batches_keep_the_disparity_and_its_sign(disparity)
     """Rendered planes, matched after the batch function has had its way with them."""
     texture = gaussian_filter(np.random.default_rng(0).standard_normal((64, 400)), 14, mode="wrap")
     texture = (0.2 + 0.15 * texture / abs(texture).max()).astype(np.float32)
-    scene = Scene((Layer(texture, np.ones_like(texture), (disparity, 0.0, 0.0)),), -5, 5)
-    views = np.stack([render_view(scene, 0.4, side, 16) for side in (-1, 1)])
+    scene = Scene((Layer(texture[None], np.ones_like(texture), (disparity, 0.0, 0.0)),), -5, 5)
+    views = render_views(scene, HalfAperture(strength=0.4), 16)[:, 0]
     label = np.full((1, 16, 184), disparity, np.float16)
     samples = Samples(views[None].astype(np.float16), label, np.ones(label.shape, bool), label)
     batch, labels, _ = distill.draw_batch(samples, 0, 0, 0, 24)

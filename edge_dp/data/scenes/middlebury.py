@@ -16,18 +16,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from edge_dp.data.dataset import Dataset, Listing, folders_in, list_folder
 from edge_dp.data.images import read_raw
 from edge_dp.data.pfm import read_pfm
 from edge_dp.data.sample import Array, Mask
-from edge_dp.data.scenes.reader import (
-    Reader,
-    folders_in,
-    list_folder,
-    parse_numbers,
-    pinhole,
-    read_colour,
-    read_text,
-)
+from edge_dp.data.scenes.files import parse_numbers, pinhole, read_colour, read_text
 from edge_dp.data.scenes.scene_sample import Matrix, SceneSample, intrinsics_problem
 from edge_dp.errors import InputError
 
@@ -65,19 +58,11 @@ class Layout:
     left: tuple[str, ...]
     right: tuple[str, ...]
     disparity: tuple[str, ...]
-    other: str | None  # a further file that must be there
+    calibration: tuple[str, ...]
     read: Callable[[Path, tuple[int, int], float | None], Truth]  # (disparity file, (H, W), levels per px)
 
 
-@dataclass(frozen=True, slots=True)
-class _Files:
-    left: Path
-    right: Path
-    disparity: Path
-    layout: Layout
-
-
-class MiddleburyStereo(Reader[SceneSample]):
+class MiddleburyStereo(Dataset[SceneSample]):
     """Scenes as left image, right image and disparity of the left one (px); depth and intrinsics where calibrated.
 
     Layouts, one scene per folder but for the last:
@@ -97,35 +82,43 @@ class MiddleburyStereo(Reader[SceneSample]):
     Args:
         root: the folder of a scene, or of the scenes; a scene's name is its folder.
         levels_per_px: how many levels of ``disp1.png`` or ``disp2.png`` are one px; None to tell by the height.
+        strict: refuse a scene without its right image, disparity or calibration.
 
     Raises:
-        InputError: no such folder, no scene in it, or a scene without its right image, disparity or calibration. On
-            reading a scene: a file that is truncated, of another kind or size; a height that tells no scale.
+        InputError: as ``Dataset``. On reading a scene: a height that tells no scale.
     """
 
-    def __init__(self, root: str | Path, levels_per_px: float | None = None) -> None:
-        super().__init__(root)
+    def __init__(self, root: str | Path, levels_per_px: float | None = None, *, strict: bool = True) -> None:
+        root = Path(root)
         self.levels_per_px = levels_per_px
-        self._scenes: dict[str, _Files] = {}
-        for folder in folders_in(self.root, depth=1):
-            self._scenes.update(_scenes_in(folder))
-        if not self._scenes:
-            raise InputError(
-                f"{self.root}: expected im0.png, view1.png, im2.png or NAME_left.png, in it or in the folders in it, "
-                "found none. Pass the folder of a scene or of the scenes."
-            )
-        self.names = tuple(self._scenes)
+        self._layouts: dict[str, Layout] = {}
+        listing = Listing()
+        for folder in folders_in(root, depth=1):
+            present = list_folder(folder)
+            for name, (stem, layout) in _scenes_in(folder, present).items():
+                self._layouts[name] = layout
+                listing += _files(root, folder, present, name, stem, layout)
+        expected = "im0.png, view1.png, im2.png or NAME_left.png, in it or in the folders in it"
+        super().__init__(root, listing, expected=expected, strict=strict)
 
-    def _read(self, name: str) -> SceneSample:
-        files = self._scenes[name]
-        left, right = read_colour(files.left), read_colour(files.right)
+    def group(self, name: str) -> str:
+        """The scene itself: each has a size of its own."""
+        return name
+
+    def read(self, name: str) -> SceneSample:
+        """The scene called ``name``."""
+        paths = self.paths(name)
+        left, right = read_colour(paths["left"]), read_colour(paths["right"])
         if left.shape != right.shape:
-            raise InputError(f"{files.right}: expected {left.shape} as {files.left.name}, found {right.shape}.")
+            raise InputError(
+                f"{paths['right']}: expected {left.shape} as {paths['left'].name}, found {right.shape}. Take both from one "
+                "download."
+            )
         size = left.shape[1], left.shape[2]
-        disparity, mask, rig = files.layout.read(files.disparity, size, self.levels_per_px)
+        disparity, mask, rig = self._layouts[name].read(paths["disparity"], size, self.levels_per_px)
         if disparity.shape != size:
             raise InputError(
-                f"{files.disparity}: expected (H, W) = {size} as {files.left.name}, found {disparity.shape}. Take both "
+                f"{paths['disparity']}: expected (H, W) = {size} as {paths['left'].name}, found {disparity.shape}. Take both "
                 "from one download."
             )
         return SceneSample(
@@ -163,28 +156,31 @@ def read_calibration(path: Path) -> tuple[Rig, tuple[int, int]]:
     return Rig(matrix[0, 0], baseline / 1000, offset, matrix), (int(height), int(width))
 
 
-def _scenes_in(folder: Path) -> dict[str, _Files]:
-    present = list_folder(folder)
+def _scenes_in(folder: Path, present: frozenset[str]) -> dict[str, tuple[str, Layout]]:
+    """Name -> stem of the files, and layout, of the scenes in one folder."""
     scenes = {}
     for layout in _LAYOUTS:
         for left in layout.left:
             stems = [name.removesuffix(left) for name in sorted(present) if name.endswith(left)]
             for stem in stems if left.startswith("_") else [stem for stem in stems if not stem]:
-                files = [_first(folder, present, stem, names) for names in (layout.right, layout.disparity)]
-                if layout.other:
-                    _first(folder, present, stem, (layout.other,))
-                scenes[stem or folder.resolve().name] = _Files(folder / (stem + left), files[0], files[1], layout)
+                scenes[stem or folder.resolve().name] = stem, layout
     return scenes
 
 
-def _first(folder: Path, present: frozenset[str], stem: str, names: tuple[str, ...]) -> Path:
-    for name in names:
-        if stem + name in present:
-            return folder / (stem + name)
-    raise InputError(
-        f"{folder}: expected {' or '.join(stem + name for name in names)} beside the left image, found nothing. "
-        "Complete the scene."
-    )
+def _files(root: Path, folder: Path, present: frozenset[str], name: str, stem: str, layout: Layout) -> Listing:
+    """What there is of one scene, or what it lacks."""
+    files, problems = {}, []
+    for role in ("left", "right", "disparity", "calibration"):
+        names: tuple[str, ...] = getattr(layout, role)
+        found = next((stem + ending for ending in names if stem + ending in present), None)
+        if found is not None:
+            files[role] = (folder / found).relative_to(root).as_posix()
+        elif names:
+            problems.append(
+                f"{folder}: expected {' or '.join(stem + ending for ending in names)} beside the left image, found nothing. "
+                "Complete the scene."
+            )
+    return Listing(problems=tuple(problems)) if problems else Listing({name: files})
 
 
 def _read_2014(path: Path, size: tuple[int, int], _: float | None) -> Truth:
@@ -253,8 +249,8 @@ def _known(disparity: Array, rig: Rig | None) -> Mask:
 # From the documentation of scikit-image's stereo_motorcycle.
 _MOTORCYCLE = Rig(994.978, 0.193001, 31.086, pinhole(994.978, 994.978, 311.193, 254.877))
 _LAYOUTS = (
-    Layout(("im0.png",), ("im1.png",), ("disp0.pfm", "disp0GT.pfm"), "calib.txt", _read_2014),
-    Layout(("view1.png",), ("view5.png",), ("disp1.png",), None, _read_2006),
-    Layout(("im2.png", "im2.ppm"), ("im6.png", "im6.ppm"), ("disp2.png", "disp2.pgm"), None, _read_2003),
-    Layout(("_left.png",), ("_right.png",), ("_disp.npz",), None, _read_npz),
+    Layout(("im0.png",), ("im1.png",), ("disp0.pfm", "disp0GT.pfm"), ("calib.txt",), _read_2014),
+    Layout(("view1.png",), ("view5.png",), ("disp1.png",), (), _read_2006),
+    Layout(("im2.png", "im2.ppm"), ("im6.png", "im6.ppm"), ("disp2.png", "disp2.pgm"), (), _read_2003),
+    Layout(("_left.png",), ("_right.png",), ("_disp.npz",), (), _read_npz),
 )

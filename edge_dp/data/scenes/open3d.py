@@ -9,16 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_dp.data.scenes.reader import (
-    Reader,
-    check_pose,
-    depth_decoder,
-    list_folder,
-    parse_numbers,
-    pinhole,
-    read_rgbd,
-    read_text,
-)
+from edge_dp.data.dataset import Dataset, Listing, is_image, list_folder
+from edge_dp.data.scenes.files import check_pose, depth_decoder, parse_numbers, pinhole, read_rgbd, read_text
 from edge_dp.data.scenes.scene_sample import Matrix, SceneSample, intrinsics_problem
 from edge_dp.errors import InputError
 from edge_dp.files import json_load
@@ -28,7 +20,7 @@ _COLOUR_FOLDERS = ("color", "rgb", "image")  # in the order in which Open3D look
 _TRAJECTORY = "trajectory.log"
 
 
-class Open3DScenes(Reader[SceneSample]):
+class Open3DScenes(Dataset[SceneSample]):
     """Frames with depth (uint16 mm, 0 unknown) registered to colour, and camera-to-world poses where there are some.
 
     Layout: ``color/NAME.jpg`` (or ``rgb``, ``image``; or ``.png``), ``depth/NAME.png``, optionally ``rgbd.match`` (lines
@@ -39,74 +31,47 @@ class Open3DScenes(Reader[SceneSample]):
         root: the folder that holds ``color`` and ``depth``.
         camera: a camera of Open3D in JSON (``intrinsic_matrix``, column by column); None for its PrimeSense default,
             f = 525 px, c = (319.5, 239.5), which holds for images of 640x480 only.
+        strict: refuse a colour image without its depth or the reverse, a malformed line, a trajectory that is cut or of
+            another length.
 
     Raises:
-        InputError: no such folder, no frames, a colour image without its depth or the reverse, a trajectory of another
-            length, or a camera that is none. On reading a frame: a file that is truncated, of another kind or size.
+        InputError: as ``Dataset``; no folders ``color`` and ``depth``, a ``camera`` that is none.
+        SchemaError: ``camera`` is not JSON.
     """
 
-    def __init__(self, root: str | Path, camera: str | Path | None = None) -> None:
-        super().__init__(root)
+    def __init__(self, root: str | Path, camera: str | Path | None = None, *, strict: bool = True) -> None:
+        root = Path(root)
         self.intrinsics = _PRIMESENSE if camera is None else read_camera_json(camera)
         self._default_camera = camera is None
-        present = list_folder(self.root)
+        present = list_folder(root)
         colour_folder = next((name for name in _COLOUR_FOLDERS if name in present), None)
         if colour_folder is None or "depth" not in present:
             raise InputError(
-                f"{self.root}: expected folders color and depth, found {', '.join(sorted(present)[:8]) or 'nothing'}. "
+                f"{root}: expected folders color and depth, found {', '.join(sorted(present)[:8]) or 'nothing'}. "
                 "Pass the folder that holds both."
             )
-        pairs = self._pairs(colour_folder, has_match="rgbd.match" in present)
-        self._files = {Path(colour).stem: (colour, depth) for depth, colour in pairs}
-        self.names = tuple(self._files)
-        if not self.names:
-            raise InputError(f"{self.root / colour_folder}: expected images, found none. Complete the sequence.")
-        self._poses: dict[str, Matrix] = {}
-        if _TRAJECTORY in present:
-            poses = read_trajectory(self.root / _TRAJECTORY)
-            if len(poses) != len(self.names):
-                raise InputError(
-                    f"{self.root / _TRAJECTORY}: expected {len(self.names)} poses, one per frame, found {len(poses)}. "
-                    "Complete the trajectory or remove it."
-                )
-            self._poses = dict(zip(self.names, poses, strict=True))
-
-    def _pairs(self, colour_folder: str, *, has_match: bool) -> list[tuple[str, str]]:
-        """(depth, colour) of each frame, below the root; all of them are there."""
-        present = {
+        images = {
             f"{folder}/{name}"
             for folder in (colour_folder, "depth")
-            for name in list_folder(self.root / folder)
-            if name.lower().endswith((".png", ".jpg", ".jpeg"))
+            for name in list_folder(root / folder)
+            if is_image(name)
         }
-        if has_match:
-            match = self.root / "rgbd.match"
-            pairs = []
-            for number, line in enumerate(read_text(match).splitlines(), 1):
-                words = line.split()
-                if words and (len(words) != 2 or not present.issuperset(words)):
-                    raise InputError(
-                        f"{match}: line {number}: expected a depth and a colour file of the sequence, found {line!r}. "
-                        "Complete the sequence or correct the line."
-                    )
-                if words:
-                    pairs.append((words[0], words[1]))
-            return pairs
-        colours = {Path(file).stem: file for file in present if file.startswith(f"{colour_folder}/")}
-        depths = {Path(file).stem: file for file in present if file.startswith("depth/")}
-        if lone := sorted(colours.keys() ^ depths.keys()):
-            raise InputError(
-                f"{self.root}: frame {lone[0]}: expected in {colour_folder} and in depth, found in one of them. "
-                "Complete the frame, or pair the files in rgbd.match."
-            )
-        return [(depths[stem], colours[stem]) for stem in sorted(colours)]
+        matched = "rgbd.match" in present
+        listing = _match(root / "rgbd.match", images) if matched else _same_names(root, colour_folder, images)
+        self._poses: dict[str, Matrix] = {}
+        if _TRAJECTORY in present and not listing.problems:  # else nobody knows which pose is whose
+            poses, problems = _trajectory(root / _TRAJECTORY, len(listing.files))
+            self._poses = dict(zip(listing.files, poses, strict=False))
+            listing += Listing(problems=problems)
+        super().__init__(root, listing, expected=f"images in {colour_folder}", strict=strict)
 
-    def _read(self, name: str) -> SceneSample:
-        colour, depth_file = self._files[name]
-        image, depth, mask = read_rgbd(self.root / colour, self.root / depth_file, depth_decoder(1000))
+    def read(self, name: str) -> SceneSample:
+        """The frame whose colour image is called ``name``, without its suffix."""
+        paths = self.paths(name)
+        image, depth, mask = read_rgbd(paths["colour"], paths["depth"], depth_decoder(1000))
         if self._default_camera and depth.shape != (480, 640):
             raise InputError(
-                f"{self.root / colour}: expected 640x480, which the default camera is for, found "
+                f"{paths['colour']}: expected 640x480, which the default camera is for, found "
                 f"{depth.shape[1]}x{depth.shape[0]}. Pass the camera's JSON."
             )
         return SceneSample(
@@ -117,6 +82,49 @@ class Open3DScenes(Reader[SceneSample]):
             intrinsics=self.intrinsics,
             camera_to_world=self._poses.get(name),
         )
+
+
+def _match(path: Path, images: set[str]) -> Listing:
+    """The frames that ``rgbd.match`` lists."""
+    files, problems = {}, []
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        words = line.split()
+        if words and (len(words) != 2 or not images.issuperset(words)):
+            problems.append(
+                f"{path}: line {number}: expected a depth and a colour file of the sequence, found {line!r}. "
+                "Complete the sequence or correct the line."
+            )
+        elif words:
+            files[Path(words[1]).stem] = {"colour": words[1], "depth": words[0]}
+    unlisted = images - {file for frame in files.values() for file in frame.values()}
+    return Listing(files, tuple(problems), tuple(sorted(unlisted)))
+
+
+def _same_names(root: Path, colour_folder: str, images: set[str]) -> Listing:
+    """The frames whose colour and depth have one name."""
+    colours = {Path(file).stem: file for file in images if file.startswith(f"{colour_folder}/")}
+    depths = {Path(file).stem: file for file in images if file.startswith("depth/")}
+    return Listing(
+        {stem: {"colour": colours[stem], "depth": depths[stem]} for stem in sorted(colours.keys() & depths.keys())},
+        tuple(
+            f"{root}: frame {stem}: expected in {colour_folder} and in depth, found in one of them. Complete the frame, or "
+            "pair the files in rgbd.match."
+            for stem in sorted(colours.keys() ^ depths.keys())
+        ),
+    )
+
+
+def _trajectory(path: Path, frames: int) -> tuple[list[Matrix], tuple[str, ...]]:
+    """A pose for each frame, or none, and what is wrong with the file."""
+    try:
+        poses = read_trajectory(path)
+    except InputError as error:
+        return [], (str(error),)
+    if len(poses) == frames:
+        return poses, ()
+    return [], (
+        f"{path}: expected {frames} poses, one per frame, found {len(poses)}. Complete the trajectory or remove it.",
+    )
 
 
 def read_trajectory(path: Path) -> list[Matrix]:

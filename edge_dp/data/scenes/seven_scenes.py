@@ -9,16 +9,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from edge_dp.data.scenes.reader import (
-    Reader,
-    check_pose,
-    depth_decoder,
-    folders_in,
-    list_folder,
-    pinhole,
-    read_matrix,
-    read_rgbd,
-)
+from edge_dp.data.dataset import Dataset, Listing, folders_in, is_image, list_folder
+from edge_dp.data.scenes.files import check_pose, depth_decoder, pinhole, read_matrix, read_rgbd
 from edge_dp.data.scenes.scene_sample import Matrix, SceneSample, intrinsics_problem
 from edge_dp.errors import InputError
 
@@ -27,7 +19,7 @@ _INTRINSICS = "camera-intrinsics.txt"
 _KINECT = pinhole(585, 585, 320, 240)  # as the set's page gives it: one camera for all sequences
 
 
-class SevenScenes(Reader[SceneSample]):
+class SevenScenes(Dataset[SceneSample]):
     """Frames with depth (uint16 mm, 0 and 65535 unknown), pose (4x4 camera-to-world, metres) and intrinsics.
 
     Layout: ``seq-XX/frame-XXXXXX.{color.png,depth.png,pose.txt}``, or frames without the folder and with ``color.jpg``.
@@ -39,65 +31,66 @@ class SevenScenes(Reader[SceneSample]):
 
     Args:
         root: the folder of the frames, of the sequences of a scene, or of the scenes.
+        strict: refuse a set with a frame without colour, depth or pose.
 
     Raises:
-        InputError: no such folder, no frame in it, or a frame without colour, depth or pose. On reading a frame: a
-            file that is truncated, of another kind or size; a pose that is not rigid.
+        InputError: as ``Dataset``. On reading a frame: a pose that is not rigid.
     """
 
-    def __init__(self, root: str | Path) -> None:
-        super().__init__(root)
-        self._colour_endings: dict[str, str] = {}
-        names: list[str] = []
-        for folder in folders_in(self.root, depth=2):
-            parts: dict[str, set[str]] = {}
-            for match in filter(None, map(_FRAME.fullmatch, list_folder(folder))):
-                parts.setdefault(match[1], set()).add(match[2])
-            if parts:
-                prefix = folder.relative_to(self.root).as_posix()
-                self._colour_endings[prefix] = _colour_ending(folder, parts)
-                names += [frame if prefix == "." else f"{prefix}/{frame}" for frame in sorted(parts)]
-        if not names:
-            raise InputError(
-                f"{self.root}: expected frame-XXXXXX.color.png, in it or in seq-XX, found none. Pass the folder that "
-                "holds the frames or the sequences."
-            )
-        self.names = tuple(names)
-
-    def _read(self, name: str) -> SceneSample:
-        stem = self.root / name
-        colour = self._colour_endings[Path(name).parent.as_posix()]
-        decode = depth_decoder(1000, invalid=(0, 65535))
-        image, depth, mask = read_rgbd(
-            stem.with_name(f"{stem.name}.{colour}"), stem.with_name(f"{stem.name}.depth.png"), decode
+    def __init__(self, root: str | Path, *, strict: bool = True) -> None:
+        root = Path(root)
+        listing = Listing()
+        for folder in folders_in(root, depth=2):
+            listing += _frames_in(folder, root)
+        super().__init__(
+            root, listing, expected="frame-XXXXXX.color.png, in it or in folders like seq-XX", strict=strict
         )
-        pose = stem.with_name(f"{stem.name}.pose.txt")
+
+    def group(self, name: str) -> str:
+        """The folder of the frame."""
+        return name.rpartition("/")[0]
+
+    def read(self, name: str) -> SceneSample:
+        """The frame called ``name``."""
+        paths = self.paths(name)
+        image, depth, mask = read_rgbd(paths["colour"], paths["depth"], depth_decoder(1000, invalid=(0, 65535)))
         return SceneSample(
             image,
             name,
             depth=depth,
             mask=mask,
-            intrinsics=_intrinsics(stem.parent / _INTRINSICS),
-            camera_to_world=check_pose(read_matrix(pose, 4, 4), str(pose)),
+            intrinsics=_intrinsics(paths["intrinsics"]) if "intrinsics" in paths else _KINECT,
+            camera_to_world=check_pose(read_matrix(paths["pose"], 4, 4), str(paths["pose"])),
         )
 
 
-def _colour_ending(folder: Path, parts: dict[str, set[str]]) -> str:
-    """``color.png`` or ``color.jpg``, whichever the frames of ``folder`` have; all must have it, a depth and a pose."""
-    colour = "color.jpg" if any("color.jpg" in endings for endings in parts.values()) else "color.png"
-    for frame, endings in sorted(parts.items()):
-        for ending in (colour, "depth.png", "pose.txt"):
-            if ending not in endings:
-                raise InputError(
-                    f"{folder / frame}.{ending}: expected beside the frame's other files, found nothing. Complete the "
-                    "frame or remove the rest of it."
-                )
-    return colour
+def _frames_in(folder: Path, root: Path) -> Listing:
+    """The frames of one folder, those in folders below it left out."""
+    present = list_folder(folder)
+    parts: dict[str, set[str]] = {}
+    for match in filter(None, map(_FRAME.fullmatch, present)):
+        parts.setdefault(match[1], set()).add(match[2])
+    if not parts:
+        return Listing()
+    jpeg = any("color.jpg" in endings for endings in parts.values())
+    endings = {"colour": "color.jpg" if jpeg else "color.png", "depth": "depth.png", "pose": "pose.txt"}
+    above = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
+    camera = {"intrinsics": above + _INTRINSICS} if _INTRINSICS in present else {}
+    files, problems = {}, []
+    for frame in sorted(parts):
+        lacking = [ending for ending in endings.values() if ending not in parts[frame]]
+        problems += [
+            f"{folder / frame}.{ending}: expected beside the frame's other files, found nothing. Complete the frame or "
+            "remove the rest of it."
+            for ending in lacking
+        ]
+        if not lacking:
+            files[above + frame] = {role: f"{above}{frame}.{ending}" for role, ending in endings.items()} | camera
+    unknown = (above + name for name in sorted(present) if is_image(name) and not _FRAME.fullmatch(name))
+    return Listing(files, tuple(problems), tuple(unknown))
 
 
 def _intrinsics(path: Path) -> Matrix:
-    if not path.is_file():
-        return _KINECT
     matrix = read_matrix(path, 3, 3)
     if problem := intrinsics_problem(matrix):
         raise InputError(f"{path}: expected {problem[0]}, found {problem[1]}. Correct it.")

@@ -12,15 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_dp.data.scenes.reader import (
-    Reader,
-    depth_decoder,
-    list_folder,
-    parse_numbers,
-    pinhole,
-    read_rgbd,
-    read_text,
-)
+from edge_dp.data.dataset import Dataset, Listing, is_image, list_folder
+from edge_dp.data.scenes.files import depth_decoder, parse_numbers, pinhole, read_rgbd, read_text
 from edge_dp.data.scenes.scene_sample import Matrix, SceneSample
 from edge_dp.errors import InputError
 
@@ -33,7 +26,7 @@ _CAMERAS = {  # part of a sequence's name -> the colour camera that its depth is
 _DEFAULT_CAMERA = pinhole(525, 525, 319.5, 239.5)  # of the driver
 
 
-class TumRgbd(Reader[SceneSample]):
+class TumRgbd(Dataset[SceneSample]):
     """Frames with depth (uint16, 5000 levels per metre, 0 unknown) registered to colour, and pose where known.
 
     Layout: ``rgb/TIME.png``, ``depth/TIME.png``; ``rgb.txt``, ``depth.txt`` (lines "time file"); ``groundtruth.txt``
@@ -47,56 +40,42 @@ class TumRgbd(Reader[SceneSample]):
     Args:
         root: the folder of a sequence.
         tolerance_s: how far apart the times of what belongs together may be, seconds.
+        strict: refuse a malformed line, and a file that is listed and not there.
 
     Raises:
-        InputError: no such folder or list, a line that is malformed, a file that is listed and not there, or no frame
-            with colour and depth. On reading a frame: a file that is truncated, of another kind or size.
+        InputError: as ``Dataset``; a list is missing, or no frame has both colour and depth.
     """
 
-    def __init__(self, root: str | Path, tolerance_s: float = 0.02) -> None:
-        super().__init__(root)
-        colours, depths = (self._read_list(kind) for kind in ("rgb", "depth"))
-        self._files = {
-            Path(colours[a]).stem: (colours[a], depths[b]) for a, b in associate([*colours], [*depths], tolerance_s)
-        }
-        if not self._files:
-            raise InputError(
-                f"{self.root / 'depth.txt'}: expected times within {tolerance_s} s of those in rgb.txt, found none. Is "
+    def __init__(self, root: str | Path, tolerance_s: float = 0.02, *, strict: bool = True) -> None:
+        root = Path(root)
+        problems: list[str] = []
+        present = {f"{kind}/{name}" for kind in ("rgb", "depth") for name in list_folder(root / kind)}
+        colours, depths = (_read_list(root / f"{kind}.txt", present, problems) for kind in ("rgb", "depth"))
+        pairs = associate([*colours], [*depths], tolerance_s)
+        if not pairs:
+            problems.append(
+                f"{root / 'depth.txt'}: expected times within {tolerance_s} s of those in rgb.txt, found none. Is "
                 "it of the same sequence?"
             )
-        self.names = tuple(self._files)
+        truth = root / "groundtruth.txt"
+        poses = _read_poses(truth, problems) if truth.is_file() else {}
+        times = sorted(poses)
         self._poses: dict[str, Matrix] = {}
-        truth = self.root / "groundtruth.txt"
-        if truth.is_file():
-            poses = _read_poses(truth)
-            times = sorted(poses)
-            for time, file in colours.items():
-                if near := _near(times, time, tolerance_s):
-                    closest = min(near, key=lambda other: abs(other - time))
-                    self._poses[Path(file).stem] = poses[closest]
+        for time, file in colours.items():
+            if near := _near(times, time, tolerance_s):
+                self._poses[Path(file).stem] = poses[min(near, key=lambda other: abs(other - time))]
         self.intrinsics = next(
-            (camera for name, camera in _CAMERAS.items() if name in self.root.resolve().name), _DEFAULT_CAMERA
+            (camera for name, camera in _CAMERAS.items() if name in root.resolve().name), _DEFAULT_CAMERA
         )
+        files = {Path(colours[a]).stem: {"colour": colours[a], "depth": depths[b]} for a, b in pairs}
+        unlisted = present - {*colours.values(), *depths.values()}
+        listing = Listing(files, tuple(problems), tuple(sorted(name for name in unlisted if is_image(name))))
+        super().__init__(root, listing, expected="frames", strict=strict)
 
-    def _read_list(self, kind: str) -> dict[float, str]:
-        """Time -> file below the root, of ``rgb`` or ``depth``; all of them are there."""
-        path = self.root / f"{kind}.txt"
-        present = {f"{kind}/{name}" for name in list_folder(self.root / kind)}
-        files: dict[float, str] = {}
-        for where, words in _lines(path):
-            if len(words) != 2:
-                raise InputError(f"{where}: expected a time and a file, found {len(words)} words. Copy the file again.")
-            if words[1] not in present:
-                raise InputError(
-                    f"{where}: expected the file {self.root / words[1]}, found nothing. Complete the sequence or "
-                    "remove the line."
-                )
-            files[float(parse_numbers(words[:1], 1, where)[0])] = words[1]
-        return files
-
-    def _read(self, name: str) -> SceneSample:
-        colour, depth_file = self._files[name]
-        image, depth, mask = read_rgbd(self.root / colour, self.root / depth_file, depth_decoder(_LEVELS_PER_METRE))
+    def read(self, name: str) -> SceneSample:
+        """The frame of the time ``name``."""
+        paths = self.paths(name)
+        image, depth, mask = read_rgbd(paths["colour"], paths["depth"], depth_decoder(_LEVELS_PER_METRE))
         return SceneSample(
             image,
             name,
@@ -145,13 +124,37 @@ def _lines(path: Path) -> Iterator[tuple[str, list[str]]]:
             yield f"{path}: line {number}", line.split()
 
 
-def _read_poses(path: Path) -> dict[float, Matrix]:
-    """Time -> pose (4, 4), camera-to-world."""
+def _read_list(path: Path, present: set[str], problems: list[str]) -> dict[float, str]:
+    """Time -> file below the root, for those that are there; what is wrong with other lines is added to ``problems``."""
+    files: dict[float, str] = {}
+    for where, words in _lines(path):
+        if len(words) != 2:
+            problems.append(f"{where}: expected a time and a file, found {len(words)} words. Copy the file again.")
+        elif words[1] not in present:
+            problems.append(
+                f"{where}: expected the file {path.parent / words[1]}, found nothing. Complete the sequence or remove the "
+                "line."
+            )
+        else:
+            try:
+                files[float(parse_numbers(words[:1], 1, where)[0])] = words[1]
+            except InputError as error:
+                problems.append(str(error))
+    return files
+
+
+def _read_poses(path: Path, problems: list[str]) -> dict[float, Matrix]:
+    """Time -> pose (4, 4), camera-to-world; what is wrong with a line is added to ``problems``."""
     poses = {}
     for where, words in _lines(path):
-        values = parse_numbers(words, 8, where)
+        try:
+            values = parse_numbers(words, 8, where)
+        except InputError as error:
+            problems.append(str(error))
+            continue
         if not np.linalg.norm(values[4:]) > 0.5:
-            raise InputError(f"{where}: expected a unit quaternion, found {values[4:].tolist()}. Remove the line.")
+            problems.append(f"{where}: expected a unit quaternion, found {values[4:].tolist()}. Remove the line.")
+            continue
         pose = np.eye(4)
         pose[:3, :3], pose[:3, 3] = rotation_of(values[4:]), values[1:4]
         poses[float(values[0])] = pose

@@ -5,14 +5,13 @@
 - Layout: ``SPLIT/TIMESTAMP/meta_data.h5`` and, in ``cam0/`` and ``cam1/``: ``FN_{1.8,2,2.8,4,5.6}_{l,r,c}.png``,
   ``FN_22.png`` (sharp), ``dep.png``; 1680x1120. A sample is named ``TIMESTAMP/camN/FNUMBER``.
 - Images: 16-bit RGB from Canon's Digital Photo Professional, gamma-encoded; sRGB taken. Depth: uint16 millimetres, 0 = unknown.
-- Focus distance: millimetres, keys ``focus_dis_0`` and ``focus_dis_1`` of the HDF5 file; reading it needs h5py.
+- Focus distance: millimetres, keys ``focus_dis_0`` and ``focus_dis_1`` of the HDF5 file; the extra ``data`` reads it.
 - Lens 85 mm; pixels of 36 mm / 1680. Axis x and the sign are as in the other sets, unconfirmed.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +75,7 @@ class Dp5k(DpDataset):
         """Focus distance of a sample, metres.
 
         Raises:
-            MissingExtraError: h5py is not installed.
+            MissingExtraError: the extra ``data`` (h5py) is not installed.
             InputError: there is no such sample, or it has no meta_data.h5 that holds a focus distance above 0.
         """
         paths = self.paths(name)
@@ -85,10 +84,14 @@ class Dp5k(DpDataset):
                 f"{self.root}: {name}: expected meta_data.h5 in its scene, found none. Complete the scene."
             )
         if reason := needs("h5py")():
-            raise MissingExtraError(f"{paths['metadata']}: focus distances lie in HDF5, but {reason}: pip install h5py")
+            raise MissingExtraError(
+                f"{paths['metadata']}: focus distances lie in HDF5: {reason}: pip install 'edge-dp[data]'"
+            )
+        import h5py
+
         key = f"focus_dis_{name.split('/')[1].removeprefix('cam')}"
         try:
-            with import_module("h5py").File(paths["metadata"], "r") as stored:
+            with h5py.File(paths["metadata"], "r") as stored:
                 millimetres = float(np.asarray(stored[key]).squeeze())
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{paths['metadata']}: {key}: expected a number, found: {error}.") from error
@@ -110,7 +113,7 @@ def _list(root: Path, split: str) -> Listing:
     present = set(views.unknown)
     scenes = match_files(root, (Part("metadata", f"{split}/{{}}/meta_data.h5"),)).files
     files: dict[str, dict[str, str]] = {}
-    missing, used = list(views.missing), set[str]()
+    missing, used = list(views.problems), set[str]()
     for name, own in views.files.items():
         scene, camera, _ = name.split("/")
         shared = {

@@ -1,12 +1,9 @@
-"""What the readers of scenes share: lazy access by index, and files that become light, depth and matrices."""
+"""What lies in the files of scenes: light, depth, matrices and lists of numbers."""
 
 from __future__ import annotations
 
-import os
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -15,84 +12,8 @@ from edge_dp.data.sample import Array, Mask
 from edge_dp.data.scenes.scene_sample import Matrix, pose_problem
 from edge_dp.errors import InputError
 
-Sample = TypeVar("Sample")
 DepthDecoder = Callable[[Path], tuple[Array, Mask]]
 _LIGHT = srgb_to_linear(np.linspace(0, 1, 256, dtype=np.float32))  # of each 8-bit level
-
-
-class Reader(ABC, Generic[Sample]):
-    """Samples of one folder, each read when asked for; ``names`` alone is read at once.
-
-    It holds paths and names only, so that it pickles into the workers of a torch ``DataLoader``.
-
-    Args:
-        root: the folder.
-
-    Raises:
-        InputError: no such folder, or nothing of the layout in it.
-    """
-
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
-        self.names: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __iter__(self) -> Iterator[Sample]:
-        return (self[index] for index in range(len(self)))
-
-    def __getitem__(self, index: int) -> Sample:
-        return self._read(self.names[index])
-
-    def read(self, name: str) -> Sample:
-        """The sample called ``name``.
-
-        Raises:
-            InputError: there is none of that name; else as the class says of reading.
-        """
-        return self._read(self._known(name))
-
-    def _known(self, name: str) -> str:
-        """``name``, which is one of the names."""
-        if name not in self.names:
-            raise InputError(f"{self.root}: expected the name of a sample, found {name!r}. See its names.")
-        return name
-
-    @abstractmethod
-    def _read(self, name: str) -> Sample:
-        """The sample called ``name``, which is one of the names."""
-
-
-def list_folder(folder: Path) -> frozenset[str]:
-    """Names of what lies in ``folder``, without opening any of it.
-
-    Raises:
-        InputError: no such folder, or it may not be read.
-    """
-    try:
-        with os.scandir(folder) as entries:
-            return frozenset(entry.name for entry in entries)
-    except OSError as error:
-        raise InputError(f"{folder}: expected a folder, found: {error.strerror}. Check the path.") from error
-
-
-def folders_in(folder: Path, depth: int) -> Iterator[Path]:
-    """``folder`` and, sorted, the folders down to ``depth`` levels below it; hidden ones and links are left out.
-
-    Raises:
-        InputError: as ``list_folder``.
-    """
-    yield folder
-    if depth == 0:
-        return
-    try:
-        with os.scandir(folder) as entries:
-            below = sorted(e.name for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith("."))
-    except OSError as error:
-        raise InputError(f"{folder}: expected a folder, found: {error.strerror}. Check the path.") from error
-    for name in below:
-        yield from folders_in(folder / name, depth - 1)
 
 
 def read_colour(path: Path) -> Array:
