@@ -1,6 +1,6 @@
 """Captures in, samples and disparity maps out."""
 
-from edge_dp.data.dataset import DpDataset
+from edge_dp.data.dataset import Dataset, DpDataset
 from edge_dp.data.disparity import read_disparity_png, write_disparity
 from edge_dp.data.images import read_pair, read_view, to_sample_orientation, to_sensor_orientation
 from edge_dp.data.pfm import read_pfm, write_pfm
@@ -9,6 +9,7 @@ from edge_dp.data.roots import data_root
 from edge_dp.data.sample import DpSample
 
 __all__ = [
+    "Dataset",
     "DpDataset",
     "DpSample",
     "data_root",

@@ -211,7 +211,7 @@ def test_views_of_two_sizes(captures):
         (captures / f"defocus_map/{name}_gt.png").unlink()
     save(path, load(path)[:, 10:])
     problems = check_dataset(captures).problems
-    assert f"{path}: expected 160x120 as the left view, found 150x120" in problems[0]
+    assert f"{path}: expected 160x120 as 001_left.png, found 150x120" in problems[0]
 
 
 def test_another_bit_depth_is_one_problem_however_many_files(captures):

@@ -127,7 +127,7 @@ def test_what_is_no_data_set_is_not_recognised(tmp_path):
 
 def test_a_folder_that_is_almost_right(tmp_path):
     touch(tmp_path, "view/001_left.png", "view/001_right.png", "defocus_map/001_gt.png")
-    with pytest.raises(InputError, match=r"found defocus_map, view; xin2021 needs views/\*_left\.png\. Check names"):
+    with pytest.raises(InputError, match=r"found defocus_map, view; xin2021 needs views/\*_left\.png; .*Check names"):
         recognise(tmp_path)
 
 

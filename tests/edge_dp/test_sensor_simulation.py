@@ -108,6 +108,11 @@ def test_sensor_clips_at_black_and_white():
     assert seen.max() <= 1 and seen.min() >= 0
 
 
+def test_what_rounding_leaves_below_black_has_no_noise_of_its_own():
+    seen = sense(np.full((2, 1, 9, 9), -1e-7, np.float32), replace(CLEAN, full_well=1000.0))
+    assert (seen == 0).all()
+
+
 # ---- half as many rows ----
 
 
