@@ -24,8 +24,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from edge_dp.data.roots import data_root
 from edge_dp.data.dual_pixel.xin2021 import Xin2021
+from edge_dp.data.roots import data_root
 from edge_dp.errors import EdgeDpError, InputError
 from edge_dp.optics.field_psf import FieldPsf, MeasuredGrid
 from edge_dp.optics.psf import ALPHA_HALF_DISC, Butterworth, HalfAperture, PsfModel, TranslatingDisc

@@ -27,11 +27,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from edge_dp._version import VERSION
-from edge_dp.errors import InputError, TrainingError
+from edge_dp.errors import TrainingError
 from edge_dp.files import atomic_write, json_dump, json_load
 from edge_dp.models.checkpoint import Checkpoint, write_checkpoint
 from edge_dp.models.registry import build_student, student_entry
 from edge_dp.preprocessing import ExposureNormalisation
+from edge_dp.simulation.shards import claim_folder
 from edge_dp.training.labels import SHARD_SIZE, Samples, data_set_key, read_shards, write_shards
 from edge_dp.training.losses import l1, laplace_nll
 from edge_dp.training.recipe import Recipe, StageRecipe
@@ -58,9 +59,9 @@ def train(
         The checkpoint's folder.
 
     Raises:
-        TrainingError: the folder holds another run, or nothing to resume.
+        InputError: the folder holds another run or something else, or nothing to resume.
     """
-    _claim(folder, recipe, resume)
+    claim_folder(folder, "recipe.json", dataclasses.asdict(recipe), holds="run", resume=resume)
     clock = _Clock(folder / "seconds.json")
     with clock.measure("simulate"):
         samples, held_out = _samples(recipe, folder, workers or os.cpu_count() or 1, progress)
@@ -285,25 +286,3 @@ def _samples(recipe: Recipe, folder: Path, workers: int, progress: Progress) -> 
 def _teacher_epe(samples: Samples) -> float | None:
     errors = np.abs(samples.label.astype(np.float32) - samples.truth.astype(np.float32))[samples.mask]
     return round(float(errors.mean()), 4) if errors.size else None
-
-
-def _claim(folder: Path, recipe: Recipe, resume: bool) -> None:
-    """Make ``folder`` the folder of this run, or find that it is."""
-    settings: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(recipe)))
-    note = folder / "recipe.json"
-    if note.is_file():
-        if not resume:
-            raise TrainingError(
-                f"{folder}: holds a run already. Pass --resume to go on with it, or name another folder."
-            )
-        if json_load(note) != settings:
-            raise TrainingError(
-                f"{folder}: holds a run of another recipe; expected the same to resume. Name another folder."
-            )
-        return
-    if resume:
-        raise TrainingError(f"{folder}: nothing to resume, no recipe.json there")
-    if folder.exists() and any(folder.iterdir()):
-        raise InputError(f"{folder}: expected an empty or new folder for the run, found other files")
-    folder.mkdir(parents=True, exist_ok=True)
-    json_dump(settings, note)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from edge_dp.cli.arguments import image_size
+
 SUMMARY = "write the bundle of a checkpoint: ExecuTorch, Core ML, TFLite and ONNX artifacts"
 DESCRIPTION = (
     "Convert a trained checkpoint to every format, load and run each artifact once, and write the bundle. An existing bundle "
@@ -19,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", dest="formats", action="append", help="only this format; may be repeated")
     parser.add_argument("--precision", dest="precisions", action="append", help="only this precision; may be repeated")
     parser.add_argument(
-        "--size", type=_size, metavar="HxW", help="height and width of the input (default: the checkpoint's)"
+        "--size", type=image_size, metavar="HxW", help="height and width of the input (default: the checkpoint's)"
     )
     parser.add_argument("--json", action="store_true", help="print the artifacts as JSON")
 
@@ -47,10 +49,3 @@ def call(options: argparse.Namespace) -> int:
     else:
         artifact_table(bundle)
     return 0
-
-
-def _size(text: str) -> tuple[int, int]:
-    height, cross, width = text.partition("x")
-    if not (cross and height.isdecimal() and width.isdecimal() and int(height) and int(width)):
-        raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH such as 384x512, found {text!r}")
-    return int(height), int(width)

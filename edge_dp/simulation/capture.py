@@ -93,7 +93,11 @@ def simulate_capture(seed: int, index: int, config: SimulationConfig) -> Simulat
 
 
 def simulate_views(
-    seed: int, indices: Sequence[int], config: SimulationConfig, renderer: TorchRenderer | None = None, device: str = "cpu"
+    seed: int,
+    indices: Sequence[int],
+    config: SimulationConfig,
+    renderer: TorchRenderer | None = None,
+    device: str = "cpu",
 ) -> tuple[NDArray[np.float32] | Tensor, NDArray[np.float32] | Tensor]:
     """Views and true disparity of several captures of one set, on the CPU by OpenCV or on any device by torch.
 

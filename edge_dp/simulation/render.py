@@ -141,7 +141,9 @@ def _over(views: Views, layer: Layer, psf: PsfModel, margin: int, window: FieldW
     if top >= bottom or left >= right:
         return
     region = (slice(top, bottom), slice(left, right))
-    convolver = _Convolver(_sources(layer, (top + margin, bottom + margin, left + margin, right + margin), reach), reach)
+    convolver = _Convolver(
+        _sources(layer, (top + margin, bottom + margin, left + margin, right + margin), reach), reach
+    )
     shares: list[Map | None] = [None] * len(planes)
     if len(planes) > 1:
         disparity = layer.disparity((top + margin, bottom + margin, left + margin, right + margin))

@@ -128,7 +128,9 @@ class TorchRenderer:
         spectra = torch.fft.rfft2(padded, s=size).unflatten(0, (count, layers, channels + 1))
         frame = (height - 2 * self.margin, width - 2 * self.margin)
         fields = [window.interpolation(*frame) for window in windows or [WHOLE_FIELD] * count]
-        along = tuple(torch.from_numpy(np.stack(matrices)).to(batch.light.device) for matrices in zip(*fields, strict=True))
+        along = tuple(
+            torch.from_numpy(np.stack(matrices)).to(batch.light.device) for matrices in zip(*fields, strict=True)
+        )
         views = torch.zeros((count, 2, channels, *frame), device=batch.light.device)
         for index, side in enumerate(SIDES):
             terms = [

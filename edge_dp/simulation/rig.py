@@ -81,7 +81,9 @@ def render_side(scene: Scene, camera: SideCamera, margin: int) -> Map:
         if layer.relief is None:
             matrix = camera.homography(layer.plane, height, width)
             *light, opacity = (
-                cv2.warpPerspective(plane, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+                cv2.warpPerspective(
+                    plane, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
+                )
                 for plane in planes
             )
         else:

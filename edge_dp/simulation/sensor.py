@@ -135,25 +135,28 @@ def srgb_decode(encoded: Any, xp: Any = np) -> Any:
 def standard_normal(shape: tuple[int, ...], key: int, xp: Any = np, like: Any = None) -> Any:
     """Independent standard normal numbers, float32, a function of the key and of the place in the array alone.
 
-    A hashed counter (the finaliser of MurmurHash3, Appleby) gives 32 bits for each two numbers, which Box and Muller's
-    transform (1958) makes normal; nothing lies beyond 4.9.
+    A counter, hashed and hashed again with the key (the finaliser of MurmurHash3, Appleby), gives 32 bits for each two
+    numbers, which Box and Muller's transform (1958) makes normal; nothing lies beyond 4.9.
 
     Args:
         like: a tensor on the device where the numbers shall be; not needed for numpy.
     """
     total = int(np.prod(shape))
     device = {} if xp is np else {"device": like.device}
-    bits = xp.arange((total + 1) // 2, dtype=xp.int64, **device) * 0x9E3779B9 + key
-    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
-        bits = bits & _WORD
-        bits = (bits ^ (bits >> shift)) * factor
-    bits = bits & _WORD
+    bits = _hash(_hash(xp.arange((total + 1) // 2, dtype=xp.int64, **device)) ^ key)
     distance = (bits >> 16).astype(np.float32) if xp is np else (bits >> 16).float()
     angle = (bits & 0xFFFF).astype(np.float32) if xp is np else (bits & 0xFFFF).float()
     radius = xp.sqrt(-2.0 * xp.log((distance + 0.5) / 65536.0))
     angle = angle * (2 * np.pi / 65536.0)
     both = xp.concatenate([radius * xp.cos(angle), radius * xp.sin(angle)])
     return both[:total].reshape(shape)
+
+
+def _hash(words: Any) -> Any:
+    """MurmurHash3's finaliser of 32-bit words in 64-bit integers."""
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        words = ((words ^ (words >> shift)) * factor) & _WORD
+    return words ^ (words >> 16)
 
 
 def _shade(views: Any, tilt: tuple[float, float, float], xp: Any) -> Any:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from edge_dp.data.scenes import Open3DScenes, SevenScenes, TumRgbd, read_sun_depth
-from edge_dp.data.scenes.open3d import read_trajectory
 from edge_dp.data.scenes.files import depth_decoder
+from edge_dp.data.scenes.open3d import read_trajectory
 from edge_dp.data.scenes.tum import associate, rotation_of
 from edge_dp.errors import InputError
 

@@ -181,18 +181,25 @@ def test_finished_run_is_resumed_without_further_steps(finished):
 
 
 def test_folder_with_a_run_is_not_overwritten(finished):
-    with pytest.raises(TrainingError, match=r"holds a run already.*--resume"):
+    with pytest.raises(InputError, match=r"holds a run already.*--resume"):
         train(RECIPE, finished.folder)
 
 
-@pytest.mark.parametrize("change", [{"seed": 4}, {"float_stage": StageRecipe(41, 4, 3e-3)}, {"save_every": 6}])
-def test_run_of_another_recipe_is_not_resumed(finished, change):
-    with pytest.raises(TrainingError, match="a run of another recipe"):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 4}, "seed: expected 4, found 3"),
+        ({"float_stage": StageRecipe(41, 4, 3e-3)}, "float_stage.steps: expected 41, found 40"),
+        ({"save_every": 6}, "save_every: expected 6, found 5"),
+    ],
+)
+def test_run_of_another_recipe_is_not_resumed(finished, change, message):
+    with pytest.raises(InputError, match=rf"recipe\.json: {message}\. Resume with the settings it was begun with"):
         train(dataclasses.replace(RECIPE, **change), finished.folder, resume=True)
 
 
 def test_folder_without_a_run_is_not_resumed_nor_filled(tmp_path):
-    with pytest.raises(TrainingError, match="nothing to resume"):
+    with pytest.raises(InputError, match=r"empty: nothing to resume, no recipe\.json there"):
         train(RECIPE, tmp_path / "empty", resume=True)
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(InputError, match="found other files"):
