@@ -47,8 +47,20 @@ class Samples:
 
 
 def label_capture(capture: SimulatedCapture, teacher: SgmTeacher) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Teacher's dual-pixel disparity (H, W) px and its validity mask, from the two pinhole views alone."""
-    stereo, valid = teacher(_gamma_encoded(capture.reference.mean(axis=0)), _gamma_encoded(capture.side.mean(axis=0)))
+    """Teacher's dual-pixel disparity (H, W) px and its validity mask, from the three pinhole views alone.
+
+    What an object hides from one side camera the other sees: with one camera alone, a band along one side of every object
+    would go without labels, and the student would never learn where objects end there.
+    """
+    reference, side, opposite = (
+        _gamma_encoded(view.mean(axis=0)) for view in (capture.reference, capture.side, capture.opposite)
+    )
+    right, right_valid = teacher(reference, side)
+    # Mirrored, the camera on the left is one on the right.
+    left, left_valid = (mirrored[:, ::-1] for mirrored in teacher(*map(_mirrored, (reference, opposite))))
+    both = right_valid & left_valid
+    stereo = np.where(both, (right + left) / 2, np.where(right_valid, right, left))
+    valid = (right_valid | left_valid) & ~(both & (np.abs(right - left) > teacher.agreement))
     inner = slice(capture.margin, -capture.margin or None)
     return capture.camera.dual_pixel_disparity(stereo)[inner, inner], valid[inner, inner]
 
@@ -127,3 +139,7 @@ def _write_shard(path: Path, index: int, seed: int, config: SimulationConfig, te
 def _gamma_encoded(radiance: NDArray[np.float32]) -> NDArray[np.uint8]:
     """8-bit view as a phone's main camera would give it, (H, W)."""
     return np.round(255.0 * np.clip(radiance, 0.0, 1.0) ** (1 / 2.2)).astype(np.uint8)
+
+
+def _mirrored(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(image[:, ::-1])

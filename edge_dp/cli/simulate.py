@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from edge_dp.cli.arguments import image_size
+from edge_dp.cli.arguments import distance_range, image_size
+
+if TYPE_CHECKING:
+    from edge_dp.simulation.pictures import PictureSource
 
 SUMMARY = "write a data set of simulated dual-pixel captures, of any size, in shards"
 DESCRIPTION = (
-    "Simulate dual-pixel captures of procedural scenes with their true disparity. The same seed and configuration give the same "
-    "bytes, whatever the number of workers. Killed at any moment, it goes on with --resume. Read the folder with "
-    "edge_dp.data.simulated.SimulatedDataset; dataset.json in it describes every array."
+    "Simulate dual-pixel captures with their true disparity: of procedural scenes, or with --from of pictures whose depth or "
+    "stereo disparity is known. The same seed and configuration give the same bytes, whatever the number of workers. Killed at "
+    "any moment, it goes on with --resume. Read the folder with edge_dp.data.simulated.SimulatedDataset; dataset.json in it "
+    "describes every array."
 )
 
 
@@ -25,6 +30,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--size", type=image_size, metavar="HxW", help="height and width of the views (default: the configuration's)"
+    )
+    parser.add_argument(
+        "--from",
+        dest="root",
+        type=Path,
+        metavar="ROOT",
+        help="folder of a data set of scenes (see: edge-dp data list) whose pictures are drawn instead of procedural scenes",
+    )
+    parser.add_argument(
+        "--sensor",
+        metavar="NAME",
+        help="with --from: give metric depth the disparity that this sensor's lens does, by name or path of a profile (default: "
+        "draw the limits of disparity as for procedural scenes)",
+    )
+    parser.add_argument(
+        "--focus",
+        type=distance_range,
+        metavar="METRES[:METRES]",
+        help="with --sensor: focus distance, or nearest and farthest, drawn uniformly in 1/m; inf is the horizon",
     )
     parser.add_argument("--workers", type=int, help="processes that simulate (default: all cores)")
     parser.add_argument(
@@ -61,6 +85,7 @@ def call(options: argparse.Namespace) -> int:
             options.count,
             options.seed,
             config,
+            pictures=_pictures(options),
             rig=options.rig,
             resume=options.resume,
             workers=options.workers,
@@ -74,3 +99,19 @@ def call(options: argparse.Namespace) -> int:
     else:
         print(options.out)
     return 0
+
+
+def _pictures(options: argparse.Namespace) -> PictureSource | None:
+    """What --from, --sensor and --focus ask for; None for procedural scenes."""
+    from edge_dp.errors import InputError
+    from edge_dp.sensors import load_sensor
+    from edge_dp.simulation.pictures import MetricOptics, open_pictures
+
+    for name, needed in (("sensor", "root"), ("sensor", "focus"), ("focus", "sensor")):
+        if getattr(options, name) is not None and getattr(options, needed) is None:
+            flag = "from" if needed == "root" else needed
+            raise InputError(f"--{name}: expected --{flag} with it, found none. See --help.")
+    if options.root is None:
+        return None
+    optics = None if options.sensor is None else MetricOptics(load_sensor(options.sensor), options.focus)
+    return open_pictures(options.root, optics)

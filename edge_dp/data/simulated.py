@@ -1,9 +1,11 @@
 """Reader for the data sets that ``edge-dp simulate`` writes.
 
-- Source: ``edge_dp.simulation``. Licence: none needed, except that textures from a folder keep theirs.
+- Source: ``edge_dp.simulation``. Licence: none needed, except that textures from a folder keep theirs, and so do pictures:
+  ``note.source`` names them.
 - Layout: ``dataset.json``, which describes every array, and ``shard_00000.npz``, ...; see ``edge_dp.simulation.dataset``.
 - Views: uint16, linear light = v / 65535, one channel or red, green and blue. Axis x, left(x) = right(x + d) with d > 0
   farther; the disparity is exact, px of the views.
+- With ``--from``: the mask of what the pictures' own depth covers.
 - With ``--rig``: two pinhole views, uint8 sRGB, and the relation of their disparity to the dual-pixel one.
 """
 
@@ -24,7 +26,7 @@ from edge_dp.data.images import srgb_to_linear
 from edge_dp.data.profiles import file_profile
 from edge_dp.data.sample import DpSample
 from edge_dp.errors import InputError
-from edge_dp.simulation.dataset import FIELDS, NOTE, RIG_FIELDS, WHITE, capture_name, read_note
+from edge_dp.simulation.dataset import FIELDS, NOTE, PICTURE_FIELDS, RIG_FIELDS, WHITE, capture_name, read_note
 from edge_dp.simulation.rig import SideCamera
 from edge_dp.simulation.shards import open_shard
 
@@ -51,7 +53,8 @@ class SimulatedDataset(DpDataset):
 
     Opening one reads ``dataset.json`` and the names of the shards, whatever their number.
 
-    Each sample has ``disparity`` and, where the set was made with ``--rig``, ``all_in_focus``, which is noise-free.
+    Each sample has ``disparity``; ``mask``, where the set was made of pictures, which may have had holes; and ``all_in_focus``,
+    which is noise-free, where it was made with ``--rig``.
 
     Attributes:
         note: what ``dataset.json`` says.
@@ -95,15 +98,22 @@ class SimulatedDataset(DpDataset):
 
     def read(self, name: str) -> DpSample:
         """The capture called ``name``."""
-        rig = "reference" in self.note.fields
-        arrays = self._arrays(name, ("views", "disparity", *(("reference",) if rig else ())))
+        arrays = self._arrays(name, ("views", "disparity", *({"mask", "reference"} & self.note.fields.keys())))
         views = arrays["views"].astype(np.float32) / np.float32(WHITE)
         sharp = None
-        if rig:
+        if "reference" in arrays:
             margin = _margin(arrays["reference"], views)
             height, width = views.shape[2:]
             sharp = _SRGB[arrays["reference"][:, margin : margin + height, margin : margin + width]]
-        return DpSample(views[0], views[1], self.sensor, name, disparity=arrays["disparity"], all_in_focus=sharp)
+        return DpSample(
+            views[0],
+            views[1],
+            self.sensor,
+            name,
+            disparity=arrays["disparity"],
+            mask=arrays.get("mask"),
+            all_in_focus=sharp,
+        )
 
     def stereo_pair(self, name: str) -> StereoPair:
         """What the pinhole cameras saw of the capture called ``name``.
@@ -122,7 +132,7 @@ class SimulatedDataset(DpDataset):
         with open_shard(self.paths(name)["shard"]) as data:
             arrays = {field: data[f"{name}.{field}"] for field in fields}
             for field, array in arrays.items():
-                expected = (FIELDS | RIG_FIELDS)[field]
+                expected = (FIELDS | PICTURE_FIELDS | RIG_FIELDS)[field]
                 if array.dtype != expected.dtype or array.ndim != expected.shape.count(",") + 1:
                     raise ValueError(
                         f"{name}.{field}: expected {expected.dtype}, ({expected.shape}), found {array.dtype}, {array.shape}"

@@ -310,7 +310,7 @@ def kernels_from_dot_chart(
         if not (half <= column < width - half and half <= row < height - half):
             continue
         window = (slice(row - half, row + half + 1), slice(column - half, column + half + 1))
-        if not np.isin(labels[window], [0, dot]).all():
+        if not np.isin(labels[window], np.array([0, dot])).all():
             continue
         inside = cv2.dilate((labels[window] == dot).astype(np.uint8), near) > 0
         if inside.all():

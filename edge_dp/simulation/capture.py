@@ -1,9 +1,13 @@
-"""One simulated capture: a random scene seen by a dual-pixel sensor and by a stereo rig, reproducible from two integers."""
+"""One simulated capture: a random scene seen by a dual-pixel sensor and by a stereo rig, reproducible from two integers.
+
+The scene is procedural, or drawn from pictures of known geometry (``edge_dp.simulation.pictures``).
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +24,8 @@ from edge_dp.simulation.sensor import SensorConfig, SensorDraw, draw_sensor, sen
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from edge_dp.simulation.from_depth import Mask
+    from edge_dp.simulation.pictures import PictureSource
     from edge_dp.simulation.render_torch import TorchRenderer
 
 SIMULATOR = 2
@@ -39,12 +45,16 @@ class SimulationConfig:
 
 @dataclass(frozen=True, slots=True)
 class CaptureDraw:
-    """All that is random about one capture, before anything is rendered."""
+    """All that is random about one capture, before anything is rendered.
+
+    mask: (H, W) bool, False where a picture's depth was not known and has been filled in; None for procedural scenes.
+    """
 
     scene: Scene
     psf: PsfModel
     window: FieldWindow
     sensor: SensorDraw
+    mask: Mask | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,32 +64,56 @@ class SimulatedCapture:
     views: (2, C, H, W) left and right dual-pixel view, linear light in [0, 1], noisy.
     disparity: (H, W) true dual-pixel disparity, px, for evaluation only.
     reference, side: (C, Hc, Wc) pinhole views of the whole canvas, linear light, rectified: the stereo teacher's input.
-    camera: relation between the two disparities.
+    opposite: as ``side``, from as far to the left as that is to the right: it sees what is hidden from the other.
+    camera: relation between the two disparities; the same for both sides.
     margin: canvas beyond the frame, px.
+    mask: as of ``CaptureDraw``. The disparity is what was rendered everywhere; the picture's only where the mask holds.
     """
 
     views: Views
     disparity: Map
     reference: Map
     side: Map
+    opposite: Map
     camera: SideCamera
     margin: int
+    mask: Mask | None = None
 
 
-def draw_capture(seed: int, index: int, config: SimulationConfig) -> CaptureDraw:
-    """Draw capture number ``index`` of the set with this seed; the same in whichever process and order."""
+def draw_capture(seed: int, index: int, config: SimulationConfig, pictures: PictureSource | None = None) -> CaptureDraw:
+    """Draw capture number ``index`` of the set with this seed; the same in whichever process and order.
+
+    Args:
+        pictures: to draw the scene from one of them; None for a procedural one.
+
+    Raises:
+        InputError: what the scene needs, pictures or a folder of textures, cannot be read, or does not fit the configuration.
+    """
     rng = np.random.default_rng([seed, index])
-    scene = random_scene(rng, config.scene)
+    mask = None
+    if pictures is None:
+        scene = random_scene(rng, config.scene)
+    else:
+        scene, mask = pictures.draw(rng, index, config.scene)
     psf = draw_lens(seed, int(rng.integers(config.lens.pool)), config.lens)
     share = rng.uniform(*config.lens.field_share, 2)
     left, top = (float(rng.uniform(-1.0, 1.0 - 2.0 * part)) for part in share)
     window = FieldWindow(left, top, min(left + 2.0 * float(share[0]), 1.0), min(top + 2.0 * float(share[1]), 1.0))
-    return CaptureDraw(scene, psf, window, draw_sensor(rng, config.sensor))
+    return CaptureDraw(scene, psf, window, draw_sensor(rng, config.sensor), mask)
 
 
-def simulate_capture(seed: int, index: int, config: SimulationConfig) -> SimulatedCapture:
-    """Capture number ``index`` of the set with this seed; the same bytes in whichever process and order it is made."""
-    draw = draw_capture(seed, index, config)
+def simulate_capture(
+    seed: int, index: int, config: SimulationConfig, pictures: PictureSource | None = None
+) -> SimulatedCapture:
+    """Capture number ``index`` of the set with this seed; the same bytes in whichever process and order it is made.
+
+    Args:
+        pictures: to draw the scene from one of them; None for a procedural one.
+
+    Raises:
+        InputError: as ``draw_capture``.
+    """
+    draw = draw_capture(seed, index, config, pictures)
     margin = config.scene.margin
     camera = SideCamera(offset=2.0 + config.rig_gain * draw.scene.farthest, gain=config.rig_gain)
     return SimulatedCapture(
@@ -87,8 +121,10 @@ def simulate_capture(seed: int, index: int, config: SimulationConfig) -> Simulat
         disparity=render_disparity(draw.scene, margin),
         reference=render_pinhole(draw.scene, 0),
         side=render_side(draw.scene, camera, 0),
+        opposite=render_side(draw.scene, replace(camera, angle=math.pi), 0),
         camera=camera,
         margin=margin,
+        mask=draw.mask,
     )
 
 
@@ -98,18 +134,20 @@ def simulate_views(
     config: SimulationConfig,
     renderer: TorchRenderer | None = None,
     device: str = "cpu",
+    pictures: PictureSource | None = None,
 ) -> tuple[NDArray[np.float32] | Tensor, NDArray[np.float32] | Tensor]:
     """Views and true disparity of several captures of one set, on the CPU by OpenCV or on any device by torch.
 
     Args:
         indices: of the captures, at least one.
         renderer: keep one over the calls of a data set to render by torch on ``device``; None renders by OpenCV.
+        pictures: to draw the scenes from; None for procedural ones.
 
     Returns:
         Views (B, 2, C, H, W) as in ``SimulatedCapture`` and disparity (B, H, W): numpy arrays, or tensors on ``device``. Both
         ways agree within 1e-4 of light, or one level of the sensor where that is more.
     """
-    draws = [draw_capture(seed, index, config) for index in indices]
+    draws = [draw_capture(seed, index, config, pictures) for index in indices]
     margin = config.scene.margin
     disparity = np.stack([render_disparity(draw.scene, margin) for draw in draws])
     if renderer is None:

@@ -2,7 +2,7 @@
 
 A shard ``shard_00012.npz`` is an uncompressed zip archive of arrays as ``numpy.load`` reads them, named ``CAPTURE.FIELD``
 such as ``00000771.views``: one capture is read without the others, and its checksum with it. The bytes depend on seed,
-configuration and the versions of the simulator, numpy and OpenCV alone: archives carry a fixed date.
+configuration, pictures and the versions of the simulator, numpy and OpenCV alone: archives carry a fixed date.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from edge_dp.config import from_mapping
 from edge_dp.errors import InputError, SchemaError
 from edge_dp.files import atomic_write, json_load
 from edge_dp.simulation.capture import SIMULATOR, SimulatedCapture, SimulationConfig, simulate_capture
+from edge_dp.simulation.pictures import PictureSource, SourceNote
 from edge_dp.simulation.sensor import srgb_encode
 from edge_dp.simulation.shards import claim_folder, make_shards
 
@@ -54,6 +55,11 @@ FIELDS = {
         "true dual-pixel disparity d, px of the views: left(x) = right(x + d), d > 0 is farther than the focus plane",
     ),
 }
+PICTURE_FIELDS = {
+    "mask": FieldNote(
+        "bool", "H, W", "false where the source did not know the depth: the disparity there was filled in, and rendered"
+    ),
+}
 RIG_FIELDS = {
     "reference": FieldNote(
         "uint8", "C, Hc, Wc", "pinhole view from the middle of the lens, sRGB; shows (Hc - H) / 2 px more on every side"
@@ -76,6 +82,7 @@ class DataSetNote:
 
     simulator: ``SIMULATOR`` that made it.
     config: ``SimulationConfig`` as a mapping; one of another simulator may have other fields.
+    source: the pictures; None, and not in the file, for procedural scenes.
     """
 
     schema: int
@@ -85,11 +92,19 @@ class DataSetNote:
     shard_size: int
     fields: dict[str, FieldNote]
     config: dict[str, Any]
+    source: SourceNote | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("seed", 0), ("count", 1), ("shard_size", 1)):
             if not least <= getattr(self, name) <= _MOST:
                 raise SchemaError(f"{name}: expected {least} to {_MOST}, found {getattr(self, name)}")
+
+    def settings(self) -> dict[str, Any]:
+        """What the file holds."""
+        data = asdict(self)
+        if self.source is None:
+            del data["source"]
+        return data
 
     @property
     def shards(self) -> list[str]:
@@ -132,6 +147,7 @@ def write_dataset(
     seed: int,
     config: SimulationConfig,
     *,
+    pictures: PictureSource | None = None,
     rig: bool = False,
     resume: bool = False,
     workers: int | None = None,
@@ -142,6 +158,7 @@ def write_dataset(
 
     Args:
         folder: new or empty; to resume, that of the same data set.
+        pictures: to draw the scenes from, capture after capture; None for procedural scenes.
         rig: also write the two pinhole views that a stereo teacher needs.
         workers: processes, all cores unless given; the bytes do not depend on it.
         progress: called with the number of captures that exist so far.
@@ -151,27 +168,31 @@ def write_dataset(
 
     Raises:
         InputError: the folder holds something else, is not writable or has too little space; or what the scenes need
-            cannot be read.
+            cannot be read, or a picture does not fit the configuration.
         SchemaError: a number out of its range; or the configuration names what there is not.
     """
-    note = DataSetNote(SCHEMA, SIMULATOR, seed, count, shard_size, FIELDS | (RIG_FIELDS if rig else {}), asdict(config))
+    fields = FIELDS | (PICTURE_FIELDS if pictures else {}) | (RIG_FIELDS if rig else {})
+    source = pictures.note() if pictures else None
+    note = DataSetNote(SCHEMA, SIMULATOR, seed, count, shard_size, fields, asdict(config), source)
     shards = [folder / name for name in note.shards]
     missing = sum(len(note.captures(index)) for index, path in enumerate(shards) if not path.is_file())
     if missing:  # one capture now: what is wrong with the configuration shows before anything is written
-        first = capture_arrays(simulate_capture(seed, 0, config), rig=rig)
+        first = capture_arrays(simulate_capture(seed, 0, config, pictures), rig=rig)
         _check_space(folder, missing * sum(array.nbytes + 512 for array in first.values()))
-    claim_folder(folder, NOTE, asdict(note), holds="data set", resume=resume)
-    make = partial(_write_shard, note=note, config=config)
+    claim_folder(folder, NOTE, note.settings(), holds="data set", resume=resume)
+    make = partial(_write_shard, note=note, config=config, pictures=pictures)
     make_shards(shards, make, workers or os.cpu_count() or 1, lambda made: progress(min(made * shard_size, count)))
     return shards
 
 
 def capture_arrays(capture: SimulatedCapture, *, rig: bool) -> dict[str, NDArray[Any]]:
-    """The arrays of ``FIELDS`` and, for a rig, ``RIG_FIELDS``."""
+    """The arrays of ``FIELDS``, of a picture ``PICTURE_FIELDS``, and for a rig ``RIG_FIELDS``."""
     arrays: dict[str, NDArray[Any]] = {
         "views": np.rint(capture.views * np.float32(WHITE)).astype(np.uint16),
         "disparity": capture.disparity,
     }
+    if capture.mask is not None:
+        arrays["mask"] = capture.mask
     if rig:
         camera = capture.camera
         arrays["reference"], arrays["side"] = _tone_mapped(capture.reference), _tone_mapped(capture.side)
@@ -179,10 +200,13 @@ def capture_arrays(capture: SimulatedCapture, *, rig: bool) -> dict[str, NDArray
     return arrays
 
 
-def _write_shard(path: Path, index: int, note: DataSetNote, config: SimulationConfig) -> None:
+def _write_shard(
+    path: Path, index: int, note: DataSetNote, config: SimulationConfig, pictures: PictureSource | None
+) -> None:
     with atomic_write(path) as temporary, ZipFile(temporary, "w") as archive:
         for number in note.captures(index):
-            arrays = capture_arrays(simulate_capture(note.seed, number, config), rig="side" in note.fields)
+            capture = simulate_capture(note.seed, number, config, pictures)
+            arrays = capture_arrays(capture, rig="side" in note.fields)
             for name, array in arrays.items():
                 # A ZipInfo of its own has the date 1980-01-01, so that the time of writing is not in the bytes.
                 with archive.open(ZipInfo(f"{capture_name(number)}.{name}.npy"), "w", force_zip64=True) as file:

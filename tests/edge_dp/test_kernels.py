@@ -41,7 +41,7 @@ def compared(model, disparity):
     for side in (-1, 1):
         kernels = plane_kernels(model, disparity, side)
         assert kernels.basis.dtype == kernels.coefficients.dtype == np.float32
-        assert 1 <= len(kernels.basis) == len(kernels.coefficients) <= 4
+        assert 1 <= len(kernels.basis) == len(kernels.coefficients) <= 8
         assert kernels.coefficients.shape[1:] == FIELD_GRID
         assert (kernels.coefficients[0] == 1).all()
         size = kernels.basis.shape[-1]
