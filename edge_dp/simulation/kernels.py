@@ -21,6 +21,9 @@ _ENERGY_LEFT = 1e-4  # of the kernels' squared norm: an error of one per cent
 _MOST = 8  # kernels of a basis, as each costs a convolution; a Pixel 4's then miss 6 % of their norm, and no centroid
 
 
+_ONES = np.ones((1, *FIELD_GRID), np.float32)
+
+
 @dataclass(frozen=True, slots=True)
 class FieldWindow:
     """The part of the field that a frame shows, -1 to 1 being all of it: left to right, top to bottom."""
@@ -64,11 +67,15 @@ def round_disparity(disparity: float, step: float) -> float:
     return round(disparity / step) * step
 
 
-@lru_cache(maxsize=8192)
 def plane_kernels(psf: PsfModel, disparity: float, side: int) -> PlaneKernels:
     """Kernels of one view for points at ``disparity`` px, a multiple of ``psf.step``."""
-    if not psf.varies:
-        return PlaneKernels(psf.kernel(disparity, side)[None], np.ones((1, *FIELD_GRID), np.float32))
+    if psf.varies:
+        return _principal_kernels(psf, disparity, side)
+    return PlaneKernels(psf.kernel(disparity, side)[None], _ONES)
+
+
+@lru_cache(maxsize=16384)  # costly, unlike the single kernels of other models, which would crowd them out
+def _principal_kernels(psf: PsfModel, disparity: float, side: int) -> PlaneKernels:
     rows, columns = FIELD_GRID
     grid = [psf.kernel(disparity, side, x, y) for y in np.linspace(-1, 1, rows) for x in np.linspace(-1, 1, columns)]
     size = max(kernel.shape[0] for kernel in grid)
