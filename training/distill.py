@@ -97,9 +97,9 @@ def train(
         exposure=ExposureNormalisation(),
         training={
             "recipe": dataclasses.asdict(recipe),
-            "data": "procedural layered scenes, half-aperture point-spread functions, photon and read noise",
+            "data": "procedural layered scenes; uniform and field-varying point-spread functions; shading, noise, raw levels",
             "data_licence": DATA_LICENCE,
-            "teacher": "opencv-sgbm with left-right check on a simulated wide-baseline pair",
+            "teacher": "opencv-sgbm with left-right check on simulated wide-baseline pairs to both sides",
             "teacher_licence": TEACHER_LICENCE,
             "ground_truth_used": False,
             "metrics": {

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import count
+
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,10 +13,13 @@ from edge_dp.simulation.capture import SimulationConfig, simulate_capture
 from edge_dp.simulation.scenes import SceneConfig
 
 _SEED = 10
-"""Chosen so that the typical captures are textured nearly everywhere: golden vectors are there to compare arithmetic, and where
-there is nothing to match a network guesses, which turns the smallest rounding into a large difference."""
 _TYPICAL = {"far": (0.5, 4.5), "near": (-4.0, -0.5), "both": (-3.0, 4.0)}
 """Disparities of the typical captures, px: focus in front of the scene, as phones have it mostly, behind it, and within."""
+_SURFACES = {"one_sided_share": 0.0, "textureless_share": 0.0, "repeated_share": 0.0, "saturated_share": 0.0}
+_LEAST_CONTRAST = 0.07
+"""Of nine tenths of a typical capture: about every eighth has it. Golden vectors are there to compare arithmetic, and where there
+is nothing to match a network guesses, which turns the smallest rounding into a large difference."""
+_WINDOW = 15  # px, over which contrast is measured
 
 
 def golden_views(height: int, width: int, exposure: ExposureNormalisation) -> dict[str, NDArray[np.float32]]:
@@ -23,11 +29,19 @@ def golden_views(height: int, width: int, exposure: ExposureNormalisation) -> di
     """
     rng = np.random.default_rng(_SEED)
     views = {}
-    for index, (name, disparity) in enumerate(_TYPICAL.items()):
-        scene = SceneConfig(height, width, margin=40, layers=(4, 8), disparity=disparity, one_sided_share=0.0)
-        views[name] = exposure(simulate_capture(_SEED, index, SimulationConfig(scene)).views[:, 0])[None]
+    for name, disparity in _TYPICAL.items():
+        scene = SceneConfig(height, width, margin=40, layers=(4, 8), disparity=disparity, **_SURFACES)
+        captures = (simulate_capture(_SEED, index, SimulationConfig(scene)).views[:, 0] for index in count())
+        views[name] = exposure(next(capture for capture in captures if _is_textured(capture[0])))[None]
     views["random"] = rng.uniform(0.0, 1.0, (1, 2, height, width)).astype(np.float32)
     black, white = np.zeros((height, width), np.float32), np.ones((height, width), np.float32)
     views["extreme_white"] = np.stack([white, white])[None]
     views["extreme_opposed"] = np.stack([black, white])[None]
     return views
+
+
+def _is_textured(view: NDArray[np.float32]) -> bool:
+    """Whether nine tenths of a view (H, W) have at least the least contrast: local standard deviation over local mean."""
+    mean, square = (cv2.boxFilter(plane, -1, (_WINDOW, _WINDOW)) for plane in (view, view * view))
+    deviation = np.sqrt(np.maximum(square - mean * mean, 0.0))
+    return bool(np.quantile(deviation / (mean + 1e-3), 0.1) >= _LEAST_CONTRAST)

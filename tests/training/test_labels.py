@@ -1,11 +1,15 @@
 import dataclasses
+import math
 
+import cv2
 import numpy as np
 import pytest
 
 from edge_dp.errors import InputError
 from edge_dp.simulation.capture import SimulationConfig, simulate_capture
-from edge_dp.simulation.scenes import SceneConfig
+from edge_dp.simulation.render import render_pinhole
+from edge_dp.simulation.rig import SideCamera, render_side
+from edge_dp.simulation.scenes import Layer, Scene, SceneConfig
 from edge_dp.simulation.sensor import SensorConfig
 from edge_dp.training.labels import (
     SHARD_SIZE,
@@ -54,9 +58,37 @@ def test_labels_come_from_the_stereo_pair_and_not_from_the_truth():
     again, mask_again = label_capture(wrong, SgmTeacher())
     np.testing.assert_array_equal(label, again)
     np.testing.assert_array_equal(mask, mask_again)
-    other = dataclasses.replace(capture, side=np.roll(capture.side, -6, axis=-1))  # 6 px more stereo disparity
-    moved, sure = label_capture(other, SgmTeacher())
+    side, opposite = np.roll(capture.side, -6, axis=-1), np.roll(capture.opposite, 6, axis=-1)
+    moved, sure = label_capture(dataclasses.replace(capture, side=side, opposite=opposite), SgmTeacher())
+    # 6 px more stereo disparity for both cameras
     assert np.median((moved - label)[mask & sure]) == pytest.approx(-6 / capture.camera.gain, abs=0.02)
+
+
+def test_what_an_object_hides_from_one_side_camera_is_labelled_by_the_other():
+    """An object 2 px nearer hides a band of gain * 2 px beside it, on its left from a camera on the right."""
+    rng = np.random.default_rng(3)
+    wall, box = (cv2.GaussianBlur(rng.uniform(size=(120, 240)).astype(np.float32), (0, 0), 1.5)[None] for _ in range(2))
+    opacity = np.zeros((120, 240), np.float32)
+    opacity[:, 110:150] = 1
+    scene = Scene((Layer(wall, np.ones_like(opacity), (1.0, 0, 0)), Layer(box, opacity, (-1.0, 0, 0))), -1.0, 1.0)
+    camera = SideCamera(offset=8.0, gain=6.0)
+    capture = dataclasses.replace(
+        simulate_capture(1, 0, CONFIG),
+        reference=render_pinhole(scene, 0),
+        side=render_side(scene, camera, 0),
+        opposite=render_side(scene, dataclasses.replace(camera, angle=math.pi), 0),
+        camera=camera,
+        margin=0,
+    )
+    left, right = (slice(20, 100), slice(99, 109)), (slice(20, 100), slice(151, 161))
+    disparity, mask = label_capture(capture, SgmTeacher())
+    for band in (left, right):
+        assert mask[band].mean() > 0.7
+        assert np.median(disparity[band][mask[band]]) == pytest.approx(1.0, abs=0.05)
+    blank = np.zeros_like(capture.side)
+    for seen, hidden, changes in ((right, left, {"opposite": blank}), (left, right, {"side": blank})):
+        _, mask = label_capture(dataclasses.replace(capture, **changes), SgmTeacher())
+        assert mask[seen].mean() > 0.7 and mask[hidden].mean() < 0.3
 
 
 def test_cells_of_the_output_grid_are_means_in_px_of_the_input():
