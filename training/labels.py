@@ -57,7 +57,8 @@ def label_capture(capture: SimulatedCapture, teacher: SgmTeacher) -> tuple[NDArr
     )
     right, right_valid = teacher(reference, side)
     # Mirrored, the camera on the left is one on the right.
-    left, left_valid = (mirrored[:, ::-1] for mirrored in teacher(*map(_mirrored, (reference, opposite))))
+    mirrored, mirrored_valid = teacher(_mirrored(reference), _mirrored(opposite))
+    left, left_valid = mirrored[:, ::-1], mirrored_valid[:, ::-1]
     both = right_valid & left_valid
     stereo = np.where(both, (right + left) / 2, np.where(right_valid, right, left))
     valid = (right_valid | left_valid) & ~(both & (np.abs(right - left) > teacher.agreement))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import count
 
 import cv2
@@ -15,7 +16,9 @@ from edge_dp.simulation.scenes import SceneConfig
 _SEED = 10
 _TYPICAL = {"far": (0.5, 4.5), "near": (-4.0, -0.5), "both": (-3.0, 4.0)}
 """Disparities of the typical captures, px: focus in front of the scene, as phones have it mostly, behind it, and within."""
-_SURFACES = {"one_sided_share": 0.0, "textureless_share": 0.0, "repeated_share": 0.0, "saturated_share": 0.0}
+_SCENE = SceneConfig(
+    margin=40, layers=(4, 8), one_sided_share=0.0, textureless_share=0.0, repeated_share=0.0, saturated_share=0.0
+)
 _LEAST_CONTRAST = 0.07
 """Of nine tenths of a typical capture: about every eighth has it. Golden vectors are there to compare arithmetic, and where there
 is nothing to match a network guesses, which turns the smallest rounding into a large difference."""
@@ -30,7 +33,7 @@ def golden_views(height: int, width: int, exposure: ExposureNormalisation) -> di
     rng = np.random.default_rng(_SEED)
     views = {}
     for name, disparity in _TYPICAL.items():
-        scene = SceneConfig(height, width, margin=40, layers=(4, 8), disparity=disparity, **_SURFACES)
+        scene = replace(_SCENE, height=height, width=width, disparity=disparity)
         captures = (simulate_capture(_SEED, index, SimulationConfig(scene)).views[:, 0] for index in count())
         views[name] = exposure(next(capture for capture in captures if _is_textured(capture[0])))[None]
     views["random"] = rng.uniform(0.0, 1.0, (1, 2, height, width)).astype(np.float32)

@@ -8,10 +8,12 @@ import contextlib
 
 def image_size(text: str) -> tuple[int, int]:
     """Height and width from ``HEIGHTxWIDTH``, for argparse."""
-    height, cross, width = text.partition("x")
-    if not (cross and height.isdecimal() and width.isdecimal() and int(height) and int(width)):
-        raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH such as 384x512, found {text!r}")
-    return int(height), int(width)
+    return _two_numbers(text, "HEIGHTxWIDTH such as 384x512")
+
+
+def two_numbers(text: str) -> tuple[int, int]:
+    """Two whole numbers above 0 from ``AxB``, for argparse."""
+    return _two_numbers(text, "two whole numbers such as 6x8")
 
 
 def distance_range(text: str) -> tuple[float, float]:
@@ -21,3 +23,10 @@ def distance_range(text: str) -> tuple[float, float]:
         if 0 < nearest <= farthest:
             return nearest, farthest
     raise argparse.ArgumentTypeError(f"expected METRES or rising METRES:METRES such as 0.5:2, found {text!r}")
+
+
+def _two_numbers(text: str, expected: str) -> tuple[int, int]:
+    first, cross, second = text.partition("x")
+    if not (cross and first.isdecimal() and second.isdecimal() and int(first) and int(second)):
+        raise argparse.ArgumentTypeError(f"expected {expected}, found {text!r}")
+    return int(first), int(second)

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge_dp.cli.arguments import two_numbers
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -65,8 +67,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fit.add_argument(
         "--kernels", type=Path, nargs=2, metavar=("LEFT", "RIGHT"), help="measured kernels (N, K, K) as .npy"
     )
-    fit.add_argument("--grid", type=_pair, metavar="ROWSxCOLUMNS", help="grid over the field that the kernels lie on")
-    fit.add_argument("--field", type=_pair, metavar="WIDTHxHEIGHT", help="field that the grid covers, px")
+    fit.add_argument(
+        "--grid", type=two_numbers, metavar="ROWSxCOLUMNS", help="grid over the field that the kernels lie on"
+    )
+    fit.add_argument("--field", type=two_numbers, metavar="WIDTHxHEIGHT", help="field that the grid covers, px")
     fit.add_argument("--dot-chart", type=Path, nargs=2, metavar=("LEFT", "RIGHT"), help="views of a chart of dots")
     fit.add_argument(
         "--blur",
@@ -273,13 +277,6 @@ def _text(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {entry}" if isinstance(entry, int | float) else name for name, entry in value.items())
     return ", ".join(f"{entry:g}" for entry in value) if isinstance(value, tuple) else str(value)
-
-
-def _pair(text: str) -> tuple[int, int]:
-    first, cross, second = text.partition("x")
-    if not (cross and first.isdecimal() and second.isdecimal() and int(first) and int(second)):
-        raise argparse.ArgumentTypeError(f"expected two whole numbers such as 6x8, found {text!r}")
-    return int(first), int(second)
 
 
 def _print_json(value: Any) -> None:

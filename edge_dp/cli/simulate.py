@@ -52,7 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--workers", type=int, help="processes that simulate (default: all cores)")
     parser.add_argument(
-        "--rig", action="store_true", help="also write the two pinhole views that a stereo teacher needs"
+        "--rig",
+        action="store_true",
+        help="also write the pinhole views, middle, right and left, that a stereo teacher needs",
     )
     parser.add_argument("--resume", action="store_true", help="go on with the data set in that folder")
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")

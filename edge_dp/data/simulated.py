@@ -35,15 +35,17 @@ _SRGB = srgb_to_linear(np.arange(256, dtype=np.float32) / np.float32(255))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class StereoPair:
+class RigViews:
     """What the cameras beside the dual-pixel one saw: the input of a stereo teacher.
 
-    reference, side: (C, Hc, Wc) uint8 sRGB, pinhole views of the frame and ``margin`` px on every side.
-    camera: of the side view; turns the pair's disparity into the dual-pixel one.
+    reference, side, opposite: (C, Hc, Wc) uint8 sRGB, pinhole views of the frame and ``margin`` px on every side, from the
+        middle, the right and the left.
+    camera: of the side view; turns stereo disparity into the dual-pixel one, for either side.
     """
 
     reference: NDArray[np.uint8]
     side: NDArray[np.uint8]
+    opposite: NDArray[np.uint8]
     camera: SideCamera
     margin: int
 
@@ -115,7 +117,7 @@ class SimulatedDataset(DpDataset):
             all_in_focus=sharp,
         )
 
-    def stereo_pair(self, name: str) -> StereoPair:
+    def rig_views(self, name: str) -> RigViews:
         """What the pinhole cameras saw of the capture called ``name``.
 
         Raises:
@@ -126,7 +128,8 @@ class SimulatedDataset(DpDataset):
         arrays = self._arrays(name, ("views", *RIG_FIELDS))
         offset, gain, angle, *turn, focal = arrays["camera"].tolist()
         camera = SideCamera(offset, gain, angle, (turn[0], turn[1], turn[2]), focal)
-        return StereoPair(arrays["reference"], arrays["side"], camera, _margin(arrays["reference"], arrays["views"]))
+        reference, side, opposite = (arrays[field] for field in ("reference", "side", "opposite"))
+        return RigViews(reference, side, opposite, camera, _margin(reference, arrays["views"]))
 
     def _arrays(self, name: str, fields: tuple[str, ...]) -> dict[str, NDArray[Any]]:
         with open_shard(self.paths(name)["shard"]) as data:

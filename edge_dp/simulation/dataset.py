@@ -70,6 +70,9 @@ RIG_FIELDS = {
         "pinhole view of a camera beside it, sRGB, with occlusions of its own; rectified for an angle and turns of 0: "
         "reference(x) = side(x - D), D = offset - gain * d",
     ),
+    "opposite": FieldNote(
+        "uint8", "C, Hc, Wc", "as side, of a camera as far to the left: reference(x) = opposite(x + D)"
+    ),
     "camera": FieldNote(
         "float64", "7", "offset px, gain, angle rad, turns about x, y and z deg, focal length px of the side camera"
     ),
@@ -159,7 +162,7 @@ def write_dataset(
     Args:
         folder: new or empty; to resume, that of the same data set.
         pictures: to draw the scenes from, capture after capture; None for procedural scenes.
-        rig: also write the two pinhole views that a stereo teacher needs.
+        rig: also write the pinhole views that a stereo teacher needs.
         workers: processes, all cores unless given; the bytes do not depend on it.
         progress: called with the number of captures that exist so far.
 
@@ -195,7 +198,8 @@ def capture_arrays(capture: SimulatedCapture, *, rig: bool) -> dict[str, NDArray
         arrays["mask"] = capture.mask
     if rig:
         camera = capture.camera
-        arrays["reference"], arrays["side"] = _tone_mapped(capture.reference), _tone_mapped(capture.side)
+        for name in ("reference", "side", "opposite"):
+            arrays[name] = _tone_mapped(getattr(capture, name))
         arrays["camera"] = np.array([camera.offset, camera.gain, camera.angle, *camera.turn_deg, camera.focal_px])
     return arrays
 

@@ -23,7 +23,7 @@ from edge_dp.errors import InputError
 from edge_dp.optics import depth_to_disparity
 from edge_dp.sensors import SensorProfile
 from edge_dp.simulation.from_depth import Mask, scene_from_disparity
-from edge_dp.simulation.scenes import Map, Scene, SceneConfig, _disparity_range
+from edge_dp.simulation.scenes import Map, Scene, SceneConfig, disparity_range
 
 _LEAST_KNOWN = 0.01
 """Share of a picture with known depth below which it is refused: the rest would be a guess."""
@@ -156,18 +156,21 @@ def open_pictures(root: str | Path, optics: MetricOptics | None = None) -> Pictu
     Raises:
         InputError: no data set there, or one of another kind, or what its reader raises.
     """
-    entry = recognise(root)
-    if entry.kind != "scene":
-        known = ", ".join(name for name, entry in DATASETS.items() if entry.kind == "scene")
+    entry, known = (
+        recognise(root),
+        [name for name, entry in DATASETS.items() if entry.kind == "scene" and entry.depth_m],
+    )
+    if entry.name not in known:
         raise InputError(
-            f"{root}: expected sharp pictures with depth or stereo disparity ({known}), found {entry.name}. Pass another folder."
+            f"{root}: expected sharp pictures with depth or stereo disparity ({', '.join(known)}), found {entry.name}. Pass "
+            "another folder."
         )
     return PictureSource(entry.name, entry.licence, open_dataset(entry.name, root), optics)
 
 
 def _between_limits(rng: np.random.Generator, sample: SceneSample, mask: Mask, config: SceneConfig, where: str) -> Map:
     """(H, W) px where the mask holds: the nearest of the picture at one limit, the farthest at the other."""
-    low, high = _disparity_range(rng, config)
+    low, high = disparity_range(rng, config)
     # Either is affine in inverse depth, which rises towards the camera.
     if sample.depth is not None:
         nearness = 1.0 / np.where(mask, sample.depth, np.inf).astype(np.float64)
@@ -235,7 +238,9 @@ def _framed(
     if rng.uniform() < 0.5:
         columns = columns[::-1]
     region = np.ix_(rows, columns)
-    scene = scene_from_disparity(np.ascontiguousarray(image[:, *region]), disparity[region], mask[region], margin=0)
+    scene = scene_from_disparity(
+        np.ascontiguousarray(image[:, rows[:, None], columns]), disparity[region], mask[region], margin=0
+    )
     inner = slice(margin, margin + frame[0]), slice(margin, margin + frame[1])
     return scene, np.ascontiguousarray(mask[region][inner])
 

@@ -142,7 +142,7 @@ def random_scene(rng: np.random.Generator, config: SceneConfig) -> Scene:
     Raises:
         InputError: the folder of textures, or an image in it, cannot be read.
     """
-    limits = _disparity_range(rng, config)
+    limits = disparity_range(rng, config)
     canvas = config.height + 2 * config.margin, config.width + 2 * config.margin
     count = int(rng.integers(config.layers[0], config.layers[1] + 1))
     background, table = _background(rng, config, limits, canvas, count)
@@ -163,7 +163,8 @@ def random_scene(rng: np.random.Generator, config: SceneConfig) -> Scene:
     return Scene(tuple(layers), *limits)
 
 
-def _disparity_range(rng: np.random.Generator, config: SceneConfig) -> tuple[float, float]:
+def disparity_range(rng: np.random.Generator, config: SceneConfig) -> tuple[float, float]:
+    """Nearest and farthest disparity of one scene, px, drawn within ``config.disparity``: often on one side of focus."""
     low, high = config.disparity
     if low < -0.3 and high > 0.3 and rng.uniform() < config.one_sided_share:
         if rng.uniform() < 0.35:

@@ -1,13 +1,16 @@
 """``edge-dp simulate``: what it prints, what it writes, and how it refuses."""
 
 import json
+from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
 from edge_dp.cli import main
 from edge_dp.data.simulated import SimulatedDataset
 from edge_dp.simulation.capture import SimulationConfig, simulate_capture
+from edge_dp.simulation.pictures import open_pictures
 from edge_dp.simulation.scenes import SceneConfig
 
 CONFIG = """\
@@ -56,7 +59,7 @@ def test_as_json(simulate, tmp_path, capsys):
     assert printed == {"folder": str(tmp_path / "set"), "captures": 70, "shards": 2, "bytes": sum(sizes)}
     captures = SimulatedDataset(tmp_path / "set")
     assert captures.note.seed == 5
-    assert captures.stereo_pair("00000069").margin == SceneConfig().margin
+    assert captures.rig_views("00000069").margin == SceneConfig().margin
 
 
 def test_configuration_file_and_size(simulate, tmp_path):
@@ -139,12 +142,83 @@ def test_bad_size(simulate, capsys, size):
     assert "expected HEIGHTxWIDTH" in capsys.readouterr().err
 
 
+@pytest.fixture
+def room(tmp_path):
+    """A picture with depth, 1 to 2 m, in the layout of Open3D."""
+    depth = np.tile(np.linspace(1000, 2000, 640).astype(np.uint16), (480, 1))
+    colour = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+    for folder, image in (("color", colour), ("depth", depth)):
+        (tmp_path / "room" / folder).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "room" / folder / "000.png"), image)
+    return str(tmp_path / "room")
+
+
+def test_captures_of_pictures(simulate, room, tmp_path):
+    assert simulate("--from", room, "--rig") == 0
+    captures = SimulatedDataset(tmp_path / "set")
+    assert captures.note.source.data_set == "open3d" and captures.note.source.optics is None
+    np.testing.assert_array_equal(
+        captures[2].disparity,
+        simulate_capture(
+            0, 2, SimulationConfig(replace(SceneConfig(), height=16, width=24)), open_pictures(room)
+        ).disparity,
+    )
+    assert captures[2].mask.all()
+
+
+@pytest.mark.parametrize("focus", ["1.5", "1:1.5", "1.5:inf"])
+def test_captures_of_pictures_through_a_lens(simulate, room, tmp_path, focus):
+    """Pixel 4, alpha 0.21: d = 0.831 px m * (1 / g - 1 / z), all but the focus distance's 0.4 %."""
+    assert simulate("--from", room, "--sensor", "pixel4", "--focus", focus) == 0
+    nearest, _, farthest = focus.partition(":")
+    dioptres = [1 / float(farthest or nearest), 1 / float(nearest)]
+    captures = SimulatedDataset(tmp_path / "set")
+    assert captures.note.source.optics["focus_dioptres"] == pytest.approx(dioptres)
+    for sample in captures:
+        assert sample.disparity.min() >= 1.005 * 0.831 * (dioptres[0] - 1.0) - 1e-3
+        assert sample.disparity.max() <= 1.005 * 0.831 * (dioptres[1] - 0.5) + 1e-3
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--sensor", "pixel4", "--focus", "1"], "--sensor: expected --from with it, found none"),
+        (["--from", "ROOM", "--sensor", "pixel4"], "--sensor: expected --focus with it, found none"),
+        (["--from", "ROOM", "--focus", "1"], "--focus: expected --sensor with it, found none"),
+        (["--from", "ROOM", "--sensor", "nokia", "--focus", "1"], "sensor 'nokia': expected one of"),
+        (["--from", "ROOM", "--sensor", "pixel3", "--focus", "1"], "sensor pixel3: focal_length_m: expected a number"),
+        (["--from", "ROOM", "--sensor", "pixel4", "--focus", "0.004:1"], "expected above the focal length 0.00438 m"),
+        (
+            ["--from", "ROOM", "--sensor", "pixel4", "--focus", "0.1"],
+            "open3d: picture 000: expected disparities within",
+        ),
+        (["--from", "ROOM", "--size", "481x24"], "open3d: picture 000: expected at least 481x24 px"),
+        (["--from", "nowhere"], "nowhere: expected the folder of a data set, found nothing"),
+        (["--from", "ROOM/color"], "room/color: expected"),
+    ],
+)
+def test_pictures_and_lenses_that_cannot_be(simulate, room, tmp_path, capsys, words, message):
+    assert simulate(*(word.replace("ROOM", room) for word in words)) == 2
+    assert message in one_line(capsys)
+    assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize("focus", ["0", "-1", "nan", "2:1", "1:2:3", "near", "", ":", "1:"])
+def test_bad_focus(simulate, capsys, focus):
+    with pytest.raises(SystemExit) as error:
+        simulate(f"--focus={focus}")
+    assert error.value.code == 2
+    assert "expected METRES or rising METRES:METRES such as 0.5:2" in capsys.readouterr().err
+
+
 def test_help_says_what_each_option_is_for(capsys):
     with pytest.raises(SystemExit) as error:
         main(["simulate", "--help"])
     assert error.value.code == 0
     text = capsys.readouterr().out
-    for option in ("--count", "--seed", "--config", "--size", "--workers", "--rig", "--resume", "--json"):
+    for option in (
+        "--count", "--seed", "--config", "--size", "--from", "--sensor", "--focus", "--workers", "--rig", "--resume", "--json",
+    ):  # fmt: skip
         assert option in text
 
 

@@ -85,10 +85,10 @@ def test_light_and_disparity_come_from_one_place_and_pictures_are_never_enlarged
         view, disparity, draw = drawn(source(picture()), config, index)
         column, row = view[0] * (WIDTH - 1), view[1] * (HEIGHT - 1)
         steps_x, steps_y = np.diff(column, axis=1), np.diff(row, axis=0)
-        scales.append(abs(np.median(steps_x)))
-        assert np.median(steps_y) == pytest.approx(scales[-1], rel=0.05)  # upright, and no wider than high
-        assert steps_x.max() - steps_x.min() < 0.3  # everywhere the same, but for what averages whole px
-        mirrored.append(np.median(steps_x) < 0)
+        scales.append(abs(steps_x.mean()))
+        assert steps_y.mean() == pytest.approx(scales[-1], rel=0.05)  # upright, and no wider than high
+        assert steps_x.max() - steps_x.min() < 0.5  # everywhere the same, but for what a mean of whole px does
+        mirrored.append(steps_x.mean() < 0)
         starts.append(row.min())
         # d is affine in 1 / depth, which is affine in the column, up to the half px to the depth that was picked
         fit = np.polynomial.Polynomial.fit(column.ravel(), disparity.ravel(), 1)
@@ -109,7 +109,9 @@ def test_canvas_beyond_the_picture_repeats_its_border():
     np.testing.assert_array_equal(canvas, np.pad(canvas[:, 8:-8, 8:-8], ((0, 0), (8, 8), (8, 8)), "edge"))
 
 
-@pytest.mark.parametrize(("shape", "channels", "planes"), [(3, 1, [1]), (1, 3, [0, 0, 0]), (3, 3, [0, 1, 2]), (1, 1, [0])])
+@pytest.mark.parametrize(
+    ("shape", "channels", "planes"), [(3, 1, [1]), (1, 3, [0, 0, 0]), (3, 3, [0, 1, 2]), (1, 1, [0])]
+)
 def test_one_channel_is_green_and_grey_is_every_colour(shape, channels, planes):
     image = np.stack([np.full((HEIGHT, WIDTH), level, np.float32) for level in (0.2, 0.5, 0.7)[:shape]])
     view = drawn(source(picture(image=image)), replace(SMALL, channels=channels))[0]
@@ -224,11 +226,10 @@ def check_measured(captures, tolerance):
         measured, error = match_views(*capture.views, MatchConfig(max_disparity_px=6.0, smoothing_px=1.0))
         truth = capture.disparity
         known = (error < 0.2) & (maximum_filter(truth, 21) - minimum_filter(truth, 21) < 1) & capture.mask
-        print(known.mean(), np.median(np.abs(measured - truth)[known]), np.ptp(truth[known]), np.corrcoef(measured[known], truth[known])[0, 1])
-        assert known.mean() > 0.2
-        assert np.median(np.abs(measured - capture.disparity)[known]) < tolerance
-        if np.ptp(capture.disparity[known]) > 1:
-            assert np.corrcoef(measured[known], capture.disparity[known])[0, 1] > 0.8
+        assert known.mean() > 0.4
+        assert np.median(np.abs(measured - truth)[known]) < tolerance
+        if np.ptp(truth[known]) > 2:
+            assert np.corrcoef(measured[known], truth[known])[0, 1] > 0.98
 
 
 @pytest.mark.parametrize(("folder", "name"), [("rgbd/open3d/RGBD", "open3d"), ("stereo/motorcycle", "middlebury")])
@@ -237,7 +238,7 @@ def test_real_pictures(data_root, folder, name):
     assert pictures.note().data_set == name
     config = SimulationConfig(SceneConfig(height=192, width=256, disparity=(-3.0, 4.0)), SHARP, CLEAN)
     captures = [simulate_capture(1, index, config, pictures) for index in range(4)]
-    check_measured(captures, 0.15)
+    check_measured(captures, 0.08)
     for capture in captures:
         assert 0.5 < capture.mask.mean() <= 1
         assert capture.disparity.min() >= -3 and capture.disparity.max() <= 4
@@ -280,7 +281,9 @@ def test_holes_are_masked_where_they_are_and_filled(optics):
             assert capture.mask.any()
             assert np.isfinite(capture.disparity).all() and np.isfinite(capture.views).all()
             known = capture.disparity[capture.mask]
-            assert capture.disparity.min() >= -4 and capture.disparity.max() <= max(known.max(), capture.disparity[0].max())
+            assert capture.disparity.min() >= -4 and capture.disparity.max() <= max(
+                known.max(), capture.disparity[0].max()
+            )
 
 
 def test_every_capture_shows_some_of_what_is_known():
@@ -313,7 +316,9 @@ def test_pictures_without_depth_are_named(changes, message):
 
 @pytest.mark.parametrize("size", [{"height": HEIGHT + 1}, {"width": WIDTH + 1}])
 def test_pictures_smaller_than_the_frame_are_named(size):
-    with pytest.raises(InputError, match=r"picture kitchen: expected at least \d+x\d+ px .*, found 60x80\. Pass a smaller"):
+    with pytest.raises(
+        InputError, match=r"picture kitchen: expected at least \d+x\d+ px .*, found 60x80\. Pass a smaller"
+    ):
         draw(picture(), config=replace(SMALL, **size))
 
 
@@ -329,8 +334,8 @@ def test_disparity_beyond_the_configured_is_refused_at_whichever_focus_is_drawn(
         pictures = source(near, optics=MetricOptics(PIXEL4, (0.03, 5.0)))
         with pytest.raises(
             InputError,
-            match=r"kitchen: expected disparities within scene.disparity, -4 to 5 px, found -27.* through pixel4 focused from 0.03 "
-            r"to 5 m, for depths from 0.03 to 3 m",
+            match=r"kitchen: expected disparities within scene.disparity, -4 to 5 px, found -27.* through pixel4 focused "
+            r"from 0.03 to 5 m, for depths from 0.03 to 3 m",
         ):
             draw_capture(0, index, SimulationConfig(SMALL), pictures)
 
@@ -353,7 +358,9 @@ def test_folders_of_another_kind(tmp_path):
     (tmp_path / "views").mkdir()
     (tmp_path / "defocus_map").mkdir()
     (tmp_path / "views" / "000_left.png").touch()
-    with pytest.raises(InputError, match=r"expected sharp pictures with depth .*open3d.*, found xin2021\. Pass another"):
+    with pytest.raises(
+        InputError, match=r"expected sharp pictures with depth .*open3d.*, found xin2021\. Pass another"
+    ):
         open_pictures(tmp_path)
     with pytest.raises(InputError, match="expected the folder of a data set, found nothing"):
         open_pictures(tmp_path / "nowhere")
