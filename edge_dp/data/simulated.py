@@ -6,7 +6,7 @@
 - Views: uint16, linear light = v / 65535, one channel or red, green and blue. Axis x, left(x) = right(x + d) with d > 0
   farther; the disparity is exact, px of the views.
 - With ``--from``: the mask of what the pictures' own depth covers.
-- With ``--rig``: two pinhole views, uint8 sRGB, and the relation of their disparity to the dual-pixel one.
+- With ``--rig``: three pinhole views, uint8 sRGB, and the relation of their disparity to the dual-pixel one.
 """
 
 from __future__ import annotations

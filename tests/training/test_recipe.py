@@ -42,7 +42,7 @@ def test_recipe_is_read_with_its_nested_settings(tmp_path):
     assert recipe.seed == 9
     assert recipe.data.simulation.scene.layers == (3, 4)
     assert recipe.teacher.agreement == 2.0
-    assert recipe.data.simulation.sensor == SimulationConfig().sensor  # what is not said is the default
+    assert recipe.data.simulation.lens.alpha == SimulationConfig().lens.alpha  # what is not said is the default
 
 
 @pytest.mark.parametrize(
@@ -97,6 +97,9 @@ def test_contradiction_in_a_recipe_is_refused_with_file_and_stage(tmp_path, chan
         {"data__simulation__scene__height": 100},
         {"data__simulation__scene__disparity": [5.0, -4.0]},
         {"data__simulation__rig_gain": 12.0},
+        {"quantised_data__simulation__scene__height": 100},
+        {"quantised_data__simulation__scene__disparity": [5.0, -4.0]},
+        {"quantised_data__captures": 0},
     ],
     ids=lambda changes: next(iter(changes)).split("__")[-1],
 )
