@@ -34,7 +34,7 @@ from edge_dp.preprocessing import ExposureNormalisation
 from edge_dp.simulation.shards import claim_folder
 from edge_dp.training.labels import SHARD_SIZE, Samples, data_set_key, read_shards, write_shards
 from edge_dp.training.losses import l1, laplace_nll
-from edge_dp.training.recipe import DataRecipe, Recipe, StageRecipe
+from edge_dp.training.recipe import Recipe, StageRecipe
 
 Progress = Callable[[str, int, int, str], None]
 """Called with the stage's name, steps done, steps in all and a short text."""
@@ -63,24 +63,20 @@ def train(
     claim_folder(folder, "recipe.json", dataclasses.asdict(recipe), holds="run", resume=resume)
     clock = _Clock(folder / "seconds.json")
     with clock.measure("simulate"):
-        processes = workers or os.cpu_count() or 1
-        samples, held_out = _samples(recipe, recipe.data, folder, processes, progress)
-        last = samples
-        if recipe.quantised_data is not None:
-            last, _ = _samples(recipe, recipe.quantised_data, folder, processes, progress)
+        samples, held_out = _samples(recipe, folder, workers or os.cpu_count() or 1, progress)
     torch.manual_seed(recipe.seed)
     student = build_student(recipe.student)
-    run = _Run(recipe, folder, progress)
+    run = _Run(recipe, folder, samples, progress)
 
     with clock.measure("float"):
-        run.stage("float", 0, student, recipe.float_stage, samples)
+        run.stage("float", 0, student, recipe.float_stage)
     student.eval()
     float_epe = evaluate(student, held_out)
     student.fold_batch_norm()
 
     from edge_dp.quantization import qat  # needs torchao, which the stages before do without
 
-    height, width = last.views.shape[2:]
+    height, width = samples.views.shape[2:]
     prepared = qat.prepare(student, (1, 2, height, width))
     stage = recipe.quantised_stage
     with clock.measure("quantised"), contextlib.ExitStack() as noise:
@@ -90,7 +86,7 @@ def train(
                 qat.freeze_ranges(prepared)
                 noise.enter_context(qat.rounding_noise(prepared, stage.rounding_noise))
 
-        run.stage("quantised", 1, prepared, stage, last, after)
+        run.stage("quantised", 1, prepared, stage, after)
     qat.freeze_ranges(prepared)
     student.load_state_dict({name: prepared.get_parameter(name) for name in student.state_dict()})
     checkpoint = Checkpoint(
@@ -184,8 +180,8 @@ class _Clock:
 class _Run:
     """What the stages of one run share."""
 
-    def __init__(self, recipe: Recipe, folder: Path, progress: Progress) -> None:
-        self.recipe, self.folder, self.progress = recipe, folder, progress
+    def __init__(self, recipe: Recipe, folder: Path, samples: Samples, progress: Progress) -> None:
+        self.recipe, self.folder, self.samples, self.progress = recipe, folder, samples, progress
 
     def stage(
         self,
@@ -193,7 +189,6 @@ class _Run:
         index: int,
         module: nn.Module,
         stage: StageRecipe,
-        samples: Samples,
         after: Callable[[int], None] = lambda _: None,
     ) -> None:
         """Train ``module`` in place for one stage, from its last save where there is one; ``after`` is called after each step."""
@@ -208,7 +203,7 @@ class _Run:
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(stage, step)
             torch.manual_seed(hash((self.recipe.seed, index, step)))  # noise too is a function of the step alone
-            views, label, mask = draw_batch(samples, self.recipe.seed, index, step, stage.batch)
+            views, label, mask = draw_batch(self.samples, self.recipe.seed, index, step, stage.batch)
             disparity, confidence = module(views.to(memory_format=torch.channels_last))
             error = l1(disparity, label, mask)
             loss = laplace_nll(disparity, confidence, label, mask) + error
@@ -267,10 +262,9 @@ def _fit_buffers(module: nn.Module, state: dict[str, Tensor]) -> None:
             buffer.resize_(state[name].shape)
 
 
-def _samples(
-    recipe: Recipe, data: DataRecipe, folder: Path, workers: int, progress: Progress
-) -> tuple[Samples, Samples]:
+def _samples(recipe: Recipe, folder: Path, workers: int, progress: Progress) -> tuple[Samples, Samples]:
     """Training and held-out captures; the held-out ones come first in the set and are never trained on."""
+    data = recipe.data
     total = data.captures + data.held_out
     key = data_set_key(recipe.seed, data.simulation, recipe.teacher)
     shards = write_shards(

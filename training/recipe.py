@@ -62,35 +62,28 @@ class Recipe:
     data: DataRecipe
     float_stage: StageRecipe
     quantised_stage: StageRecipe
-    quantised_data: DataRecipe | None = None
-    """Captures of the quantised stage, such as larger frames to learn from more context; those of ``data`` unless given."""
     teacher: SgmTeacher = field(default_factory=SgmTeacher)
     save_every: int = 250
     """Steps between two saves of the complete state."""
 
     def __post_init__(self) -> None:
+        scene, rig_gain = self.data.simulation.scene, self.data.simulation.rig_gain
+        multiple = 2 ** len(student_entry(self.student).widths)
+        low, high = scene.disparity
         if self.quantised_stage.observe_steps < 1:
             raise SchemaError("quantised_stage: observe_steps must be at least 1: ranges are frozen after it")
         if self.seed < 0 or self.save_every < 1:
             raise SchemaError(
                 f"seed must not be negative and save_every positive, found {self.seed} and {self.save_every}"
             )
-        self._check_data("data", self.data)
-        if self.quantised_data is not None:
-            self._check_data("quantised_data", self.quantised_data)
-
-    def _check_data(self, name: str, data: DataRecipe) -> None:
-        scene, rig_gain = data.simulation.scene, data.simulation.rig_gain
-        multiple = 2 ** len(student_entry(self.student).widths)
-        low, high = scene.disparity
         if scene.height % multiple or scene.width % multiple:
             raise SchemaError(
-                f"{name}: simulation: scene: height and width must be multiples of {multiple} for {self.student}, "
+                f"data: simulation: scene: height and width must be multiples of {multiple} for {self.student}, "
                 f"found {scene.height} and {scene.width}"
             )
         if not low < high:
             raise SchemaError(
-                f"{name}: simulation: scene: disparity must rise from nearest to farthest, found {low} to {high}"
+                f"data: simulation: scene: disparity must rise from nearest to farthest, found {low} to {high}"
             )
         if (widest := 2.0 + rig_gain * (high - low)) > self.teacher.disparities:
             raise SchemaError(

@@ -90,27 +90,6 @@ def everything_simulated(folder):
     return read_shards(sorted(folder.glob("captures_*/shard_*.npz")))
 
 
-def test_last_stage_may_have_captures_of_its_own(tmp_path):
-    """Float stage on the recipe's captures, the quantised one on larger ones; evaluated on the former's held-out ones."""
-    larger = DataRecipe(10, 2, SimulationConfig(dataclasses.replace(SCENES, height=96, width=128)))
-    short = dataclasses.replace(RECIPE.float_stage, steps=2)
-    recipe = dataclasses.replace(RECIPE, quantised_data=larger, float_stage=short)
-    sizes, evaluated = {}, []
-    with pytest.MonkeyPatch.context() as patch:
-        draw, evaluate = distill.draw_batch, distill.evaluate
-
-        def recorded(samples, seed, stage, step, size):
-            sizes.setdefault(stage, set()).add((len(samples), *samples.views.shape[2:]))
-            return draw(samples, seed, stage, step, size)
-
-        patch.setattr(distill, "draw_batch", recorded)
-        patch.setattr(distill, "evaluate", lambda *given: evaluated.append(given[1].views.shape) or evaluate(*given))
-        train(recipe, tmp_path / "run")
-    assert sizes == {0: {(40, 64, 64)}, 1: {(10, 96, 128)}}
-    assert evaluated == [(HELD_OUT, 2, 64, 64)] * 2
-    assert len(list((tmp_path / "run").glob("captures_*"))) == 2
-
-
 def test_held_out_captures_are_evaluated_and_never_trained_on(finished):
     everything = everything_simulated(finished.folder)
     assert len(finished.samples) == RECIPE.data.captures
