@@ -20,7 +20,7 @@ _SCENE = SceneConfig(
     margin=40, layers=(4, 8), one_sided_share=0.0, textureless_share=0.0, repeated_share=0.0, saturated_share=0.0
 )
 _LEAST_CONTRAST = 0.15
-"""Of nine tenths of a typical capture: about every fortieth has it. Golden vectors are there to compare arithmetic, and where there
+"""Of nine tenths of a typical capture: about every fortieth has it. Golden vectors are there to compare arithmetic: where there
 is nothing to match a network guesses, which turns the smallest rounding into a large difference."""
 _WINDOW = 15  # px, over which contrast is measured
 
@@ -35,7 +35,7 @@ def golden_views(height: int, width: int, exposure: ExposureNormalisation) -> di
     for name, disparity in _TYPICAL.items():
         scene = replace(_SCENE, height=height, width=width, disparity=disparity)
         captures = (simulate_capture(_SEED, index, SimulationConfig(scene)).views[:, 0] for index in count())
-        views[name] = exposure(next(capture for capture in captures if _is_textured(capture[0])))[None]
+        views[name] = exposure(next(capture for capture in captures if is_textured(capture[0])))[None]
     views["random"] = rng.uniform(0.0, 1.0, (1, 2, height, width)).astype(np.float32)
     black, white = np.zeros((height, width), np.float32), np.ones((height, width), np.float32)
     views["extreme_white"] = np.stack([white, white])[None]
@@ -43,7 +43,7 @@ def golden_views(height: int, width: int, exposure: ExposureNormalisation) -> di
     return views
 
 
-def _is_textured(view: NDArray[np.float32]) -> bool:
+def is_textured(view: NDArray[np.float32]) -> bool:
     """Whether nine tenths of a view (H, W) have at least the least contrast: local standard deviation over local mean."""
     mean, square = (cv2.boxFilter(plane, -1, (_WINDOW, _WINDOW)) for plane in (view, view * view))
     deviation = np.sqrt(np.maximum(square - mean * mean, 0.0))
