@@ -105,16 +105,8 @@ def disparity_limits(layer: Layer) -> tuple[float, float]:
     if layer.relief is not None:
         inside = layer.disparity(layer.box)[layer.opacity[top:bottom, left:right] > 0]
         return float(inside.min()), float(inside.max())
-    corners = plane_disparity(layer, np.array([[top], [bottom - 1]]), np.array([left, right - 1]))
-    return float(corners.min()), float(corners.max())
-
-
-def plane_disparity(layer: Layer, y: NDArray[np.integer], x: NDArray[np.integer]) -> Map:
-    """Disparity of a layer's plane at rows y (H, 1) and columns x (W,) of the canvas, (H, W) px."""
-    height, width = layer.opacity.shape
-    d0, dx, dy = layer.plane
-    rows = (d0 + dy * (y - (height - 1) / 2)).astype(np.float32)
-    return rows + (dx * (x - (width - 1) / 2)).astype(np.float32)
+    corners = [layer.disparity((y, y + 1, x, x + 1)).item() for y in (top, bottom - 1) for x in (left, right - 1)]
+    return min(corners), max(corners)
 
 
 Array = TypeVar("Array", bound=Any)
