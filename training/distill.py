@@ -128,8 +128,15 @@ def evaluate(module: nn.Module, samples: Samples) -> float:
     return float(np.concatenate(errors).mean())
 
 
-def draw_batch(samples: Samples, seed: int, stage: int, step: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
+def draw_batch(
+    samples: Samples, seed: int, stage: int, step: int, size: int, blank_share: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
     """The batch of one step, a function of its arguments alone.
+
+    Args:
+        blank_share: of captures whose views give way to noise or constants while their labels stay. Where nothing can be
+            matched the network then learns to expect the middle of all disparities, and to be unsure, instead of guessing
+            wildly; a guess is what small differences in rounding disturb most.
 
     Returns:
         views (B, 2, H, W), label and mask (B, 1, H/2, W/2).
@@ -143,13 +150,24 @@ def draw_batch(samples: Samples, seed: int, stage: int, step: int, size: int) ->
             views[i], label[i], mask[i] = views[i, :, ::-1], label[i, ::-1], mask[i, ::-1]
         if rng.uniform() < 0.5:  # mirrored: left and right trade places, and the disparity keeps its sign
             views[i], label[i], mask[i] = views[i, ::-1, :, ::-1], label[i, :, ::-1], mask[i, :, ::-1]
-    return torch.from_numpy(_expose(rng, views)), torch.from_numpy(label)[:, None], torch.from_numpy(mask)[:, None]
+    views = _expose(rng, views)
+    if blank_share:
+        for i in np.flatnonzero(rng.uniform(size=size) < blank_share):
+            views[i] = _blank(rng, views[i].shape)
+    return torch.from_numpy(views), torch.from_numpy(label)[:, None], torch.from_numpy(mask)[:, None]
 
 
 def _expose(rng: np.random.Generator, views: NDArray[np.float32]) -> NDArray[np.float32]:
     """Exposure as the deployed model sees it, scattered: a crop's mean is not the mean of the whole image."""
     scatter = np.exp(rng.uniform(-0.7, 0.7, (len(views), 1, 1, 1)))
     return np.clip(ExposureNormalisation()(views) * scatter, 0.0, 1.0).astype(np.float32)
+
+
+def _blank(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Views (2, H, W) without a scene: a level each, often the same or clipped to black or white, and independent noise."""
+    levels = rng.uniform(-0.5, 1.5, (1 if rng.uniform() < 0.5 else 2, 1, 1))
+    noise = rng.uniform(-0.5, 0.5, shape) * rng.choice([0.0, rng.uniform(), 1.0])
+    return np.clip(np.clip(levels, 0.0, 1.0) + noise, 0.0, 1.0).astype(np.float32)
 
 
 def learning_rate(stage: StageRecipe, step: int) -> float:
@@ -203,7 +221,7 @@ class _Run:
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(stage, step)
             torch.manual_seed(hash((self.recipe.seed, index, step)))  # noise too is a function of the step alone
-            views, label, mask = draw_batch(self.samples, self.recipe.seed, index, step, stage.batch)
+            views, label, mask = draw_batch(self.samples, self.recipe.seed, index, step, stage.batch, stage.blank_share)
             disparity, confidence = module(views.to(memory_format=torch.channels_last))
             error = l1(disparity, label, mask)
             loss = laplace_nll(disparity, confidence, label, mask) + error

@@ -42,8 +42,12 @@ class StageRecipe:
     """Quantisation-aware stage only: steps until the activations' ranges are frozen."""
     rounding_noise: float = 0.0
     """Quantisation-aware stage only, once ranges are frozen: half-width of uniform noise on activations, quantisation steps."""
+    blank_share: float = 0.0
+    """Of captures whose views give way to noise or constants, so that the network is calm where nothing can be matched."""
 
     def __post_init__(self) -> None:
+        if not 0.0 <= self.blank_share <= 1.0:
+            raise SchemaError(f"blank_share must be from 0 to 1, found {self.blank_share}")
         if self.steps < 1 or self.batch < 1 or self.learning_rate <= 0:
             raise SchemaError(f"steps, batch and learning_rate must be positive, found {self}")
         if self.observe_steps > self.steps:

@@ -121,15 +121,16 @@ def rounding_noise(prepared: GraphModule, amplitude: float) -> Iterator[None]:
     """Add uniform noise of +-``amplitude`` quantisation steps to each activation before it is rounded, within the block.
 
     Engines differ in how they round: by a step where PyTorch's value lies near the middle between two. Such a step grows on
-    its way through a network that is sensitive to it; training with the noise makes it insensitive. Tensors that share a
-    quantisation, as an upsampling and its input do, get the noise once for each of them.
+    its way through a network that is sensitive to it; training with the noise makes it insensitive.
     """
 
     def disturb(fake_quantize: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         x = inputs[0]
         return (x + (torch.rand_like(x) - 0.5) * (2.0 * amplitude * fake_quantize.scale),)
 
-    handles = [fake_quantize.register_forward_pre_hook(disturb) for _, fake_quantize in _activations(prepared)]
+    # one hook each: tensors that share a quantisation, as an upsampling and its input do, share the module
+    distinct = {id(fake_quantize): fake_quantize for _, fake_quantize in _activations(prepared)}
+    handles = [fake_quantize.register_forward_pre_hook(disturb) for fake_quantize in distinct.values()]
     try:
         yield
     finally:
