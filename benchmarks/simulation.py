@@ -32,8 +32,8 @@ from edge_dp.simulation.capture import (
     CaptureDraw,
     SimulationConfig,
     draw_capture,
-    simulate_capture,
     simulate_views,
+    simulate_with_rig,
 )
 from edge_dp.simulation.dataset import write_dataset
 from edge_dp.simulation.lens import LensConfig
@@ -104,7 +104,7 @@ def one_core(count: int) -> Table:
             per_step(lambda i, d=draws, m=margin: render_disparity(d[i].scene, m), count),
         ]
         whole = per_step(lambda i, c=config: simulate_views(SEED, [i], c), count)
-        rig = per_step(lambda i, c=config: simulate_capture(SEED, i, c), count)
+        rig = per_step(lambda i, c=config: simulate_with_rig(SEED, i, c), count)
         milliseconds = (f"{1000 * part:.1f}" for part in parts)
         table.add_row(name, f"{1 / whole:.1f}", f"{target:.0f}", *milliseconds, f"{1 / rig:.1f}")
     return table

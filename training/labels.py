@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_dp.files import atomic_write
-from edge_dp.simulation.capture import SIMULATOR, SimulatedCapture, SimulationConfig, simulate_capture
+from edge_dp.simulation.capture import SIMULATOR, SimulatedRig, SimulationConfig, simulate_with_rig
 from edge_dp.simulation.shards import make_shards, open_shard
 from edge_dp.training.teachers.sgm import SgmTeacher
 
@@ -46,15 +46,13 @@ class Samples:
         return len(self.views)
 
 
-def label_capture(capture: SimulatedCapture, teacher: SgmTeacher) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Teacher's dual-pixel disparity (H, W) px and its validity mask, from the three pinhole views alone.
+def label_capture(rig: SimulatedRig, teacher: SgmTeacher) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Teacher's dual-pixel disparity (H, W) px of a capture and its validity mask, from what the rig beside it saw.
 
     What an object hides from one side camera the other sees: with one camera alone, a band along one side of every object
     would go without labels, and the student would never learn where objects end there.
     """
-    reference, side, opposite = (
-        _gamma_encoded(view.mean(axis=0)) for view in (capture.reference, capture.side, capture.opposite)
-    )
+    reference, side, opposite = (_gamma_encoded(view.mean(axis=0)) for view in (rig.reference, rig.side, rig.opposite))
     right, right_valid = teacher(reference, side)
     # Mirrored, the camera on the left is one on the right.
     mirrored, mirrored_valid = teacher(_mirrored(reference), _mirrored(opposite))
@@ -62,8 +60,8 @@ def label_capture(capture: SimulatedCapture, teacher: SgmTeacher) -> tuple[NDArr
     both = right_valid & left_valid
     stereo = np.where(both, (right + left) / 2, np.where(right_valid, right, left))
     valid = (right_valid | left_valid) & ~(both & (np.abs(right - left) > teacher.agreement))
-    inner = slice(capture.margin, -capture.margin or None)
-    return capture.camera.dual_pixel_disparity(stereo)[inner, inner], valid[inner, inner]
+    inner = slice(rig.margin, -rig.margin or None)
+    return rig.camera.dual_pixel_disparity(stereo)[inner, inner], valid[inner, inner]
 
 
 def to_output_grid(
@@ -126,8 +124,8 @@ def read_shards(paths: Iterable[Path]) -> Samples:
 def _write_shard(path: Path, index: int, seed: int, config: SimulationConfig, teacher: SgmTeacher) -> None:
     rows = []
     for number in range(index * SHARD_SIZE, (index + 1) * SHARD_SIZE):
-        capture = simulate_capture(seed, number, config)
-        label, mask = to_output_grid(*label_capture(capture, teacher))
+        capture, rig = simulate_with_rig(seed, number, config)
+        label, mask = to_output_grid(*label_capture(rig, teacher))
         truth = cv2.resize(capture.disparity, label.shape[::-1], interpolation=cv2.INTER_AREA)
         rows.append(
             (capture.views.mean(axis=1).astype(np.float16), label.astype(np.float16), mask, truth.astype(np.float16))

@@ -13,6 +13,7 @@ from edge_dp.data.pfm import read_pfm
 from edge_dp.data.sample import Array, DpSample
 from edge_dp.errors import InputError
 from edge_dp.sensors import SensorProfile
+from edge_dp.srgb import srgb_to_linear
 
 _GREEN = 1  # in BGR, BGRA and RGB alike
 _RED = 2  # in BGR and BGRA, the order of OpenCV
@@ -117,11 +118,6 @@ def to_sample_orientation(array: NDArray[Scalar], sensor: SensorProfile) -> NDAr
 def to_sensor_orientation(array: NDArray[Scalar], sensor: SensorProfile) -> NDArray[Scalar]:
     """Inverse of ``to_sample_orientation``: (..., H, W) of a sample or prediction -> as in the files."""
     return np.ascontiguousarray(np.rot90(array, -1, (-2, -1))) if sensor.dp_axis == "y" else array
-
-
-def srgb_to_linear(encoded: Array) -> Array:
-    """Turn sRGB values in [0, 1] into linear light in [0, 1]; any shape, float32. Source: IEC 61966-2-1."""
-    return np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4).astype(np.float32)
 
 
 def read_raw(path: str | Path) -> NDArray[Any]:

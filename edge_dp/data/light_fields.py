@@ -20,10 +20,11 @@ from edge_dp.data.sample import Array, DpSample, Mask
 from edge_dp.data.scenes.files import parse_numbers, read_colour, read_text
 from edge_dp.errors import InputError
 from edge_dp.sensors import load_sensor
+from edge_dp.srgb import srgb_to_linear
 
 _SENSOR = "generic_8bit"
 _GREEN = 1  # of red, green, blue
-_BLACK = 5 / 255 / 12.92  # linear light of level 5 in sRGB: above what compression leaves of black
+_BLACK = float(srgb_to_linear(5 / 255))  # above what compression leaves of black
 _CORNER_MARGIN = 2  # px beyond a black corner that interpolation has darkened
 _HCI_VIEW = re.compile(r"input_Cam(\d{3})\.png")
 _HCI_GRID = 9  # views along each side, where parameters.cfg does not say

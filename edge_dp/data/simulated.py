@@ -22,16 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_dp.data.dataset import DpDataset, Listing, list_folder
-from edge_dp.data.images import srgb_to_linear
 from edge_dp.data.profiles import file_profile
 from edge_dp.data.sample import DpSample
 from edge_dp.errors import InputError
 from edge_dp.simulation.dataset import FIELDS, NOTE, PICTURE_FIELDS, RIG_FIELDS, WHITE, capture_name, read_note
 from edge_dp.simulation.rig import SideCamera
 from edge_dp.simulation.shards import open_shard
+from edge_dp.srgb import LIGHT_OF_LEVEL
 
 _NAME = re.compile(r"[0-9]{8}")
-_SRGB = srgb_to_linear(np.arange(256, dtype=np.float32) / np.float32(255))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,7 +105,7 @@ class SimulatedDataset(DpDataset):
         if "reference" in arrays:
             margin = _margin(arrays["reference"], views)
             height, width = views.shape[2:]
-            sharp = _SRGB[arrays["reference"][:, margin : margin + height, margin : margin + width]]
+            sharp = LIGHT_OF_LEVEL[arrays["reference"][:, margin : margin + height, margin : margin + width]]
         return DpSample(
             views[0],
             views[1],

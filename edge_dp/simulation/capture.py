@@ -59,25 +59,33 @@ class CaptureDraw:
 
 @dataclass(frozen=True, slots=True)
 class SimulatedCapture:
-    """What the cameras saw, and the truth.
+    """What the dual-pixel sensor saw, and the truth.
 
     views: (2, C, H, W) left and right dual-pixel view, linear light in [0, 1], noisy.
     disparity: (H, W) true dual-pixel disparity, px, for evaluation only.
-    reference, side: (C, Hc, Wc) pinhole views of the whole canvas, linear light, rectified: the stereo teacher's input.
-    opposite: as ``side``, from as far to the left as that is to the right: it sees what is hidden from the other.
-    camera: relation between the two disparities; the same for both sides.
-    margin: canvas beyond the frame, px.
     mask: as of ``CaptureDraw``. The disparity is what was rendered everywhere; the picture's only where the mask holds.
     """
 
     views: Views
     disparity: Map
+    mask: Mask | None
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedRig:
+    """What pinhole cameras saw of the same scene: the stereo teacher's input.
+
+    reference, side: (C, Hc, Wc) views of the whole canvas, linear light, rectified.
+    opposite: as ``side``, from as far to the left as that is to the right: it sees what is hidden from the other.
+    camera: relation between stereo and dual-pixel disparity; the same for both sides.
+    margin: canvas beyond the dual-pixel frame, px.
+    """
+
     reference: Map
     side: Map
     opposite: Map
     camera: SideCamera
     margin: int
-    mask: Mask | None = None
 
 
 def draw_capture(seed: int, index: int, config: SimulationConfig, pictures: PictureSource | None = None) -> CaptureDraw:
@@ -113,19 +121,15 @@ def simulate_capture(
     Raises:
         InputError: as ``draw_capture``.
     """
+    return _capture(draw_capture(seed, index, config, pictures), config)
+
+
+def simulate_with_rig(
+    seed: int, index: int, config: SimulationConfig, pictures: PictureSource | None = None
+) -> tuple[SimulatedCapture, SimulatedRig]:
+    """As ``simulate_capture``, the same bytes, and with it what a stereo rig sees of its scene."""
     draw = draw_capture(seed, index, config, pictures)
-    margin = config.scene.margin
-    camera = SideCamera(offset=2.0 + config.rig_gain * draw.scene.farthest, gain=config.rig_gain)
-    return SimulatedCapture(
-        views=sense(render_views(draw.scene, draw.psf, margin, draw.window), draw.sensor),
-        disparity=render_disparity(draw.scene, margin),
-        reference=render_pinhole(draw.scene, 0),
-        side=render_side(draw.scene, camera, 0),
-        opposite=render_side(draw.scene, replace(camera, angle=math.pi), 0),
-        camera=camera,
-        margin=margin,
-        mask=draw.mask,
-    )
+    return _capture(draw, config), _rig(draw.scene, config)
 
 
 def simulate_views(
@@ -147,17 +151,36 @@ def simulate_views(
         Views (B, 2, C, H, W) as in ``SimulatedCapture`` and disparity (B, H, W): numpy arrays, or tensors on ``device``. Both
         ways agree within 1e-4 of light, or one level of the sensor where that is more.
     """
-    draws = [draw_capture(seed, index, config, pictures) for index in indices]
-    margin = config.scene.margin
-    disparity = np.stack([render_disparity(draw.scene, margin) for draw in draws])
     if renderer is None:
-        views = [sense(render_views(draw.scene, draw.psf, margin, draw.window), draw.sensor) for draw in draws]
-        return np.stack(views), disparity
+        captures = [simulate_capture(seed, index, config, pictures) for index in indices]
+        return np.stack([capture.views for capture in captures]), np.stack([capture.disparity for capture in captures])
     import torch
 
     from edge_dp.simulation.render_torch import SceneBatch
 
+    draws = [draw_capture(seed, index, config, pictures) for index in indices]
+    disparity = np.stack([render_disparity(draw.scene, config.scene.margin) for draw in draws])
     batch = SceneBatch.of([draw.scene for draw in draws], device)
     clean = renderer(batch, [draw.psf for draw in draws], [draw.window for draw in draws])
     seen = [sense(views, draw.sensor, torch) for views, draw in zip(clean, draws, strict=True)]
     return torch.stack(seen), torch.from_numpy(disparity).to(device)
+
+
+def _capture(draw: CaptureDraw, config: SimulationConfig) -> SimulatedCapture:
+    margin = config.scene.margin
+    return SimulatedCapture(
+        views=sense(render_views(draw.scene, draw.psf, margin, draw.window), draw.sensor),
+        disparity=render_disparity(draw.scene, margin),
+        mask=draw.mask,
+    )
+
+
+def _rig(scene: Scene, config: SimulationConfig) -> SimulatedRig:
+    camera = SideCamera(offset=2.0 + config.rig_gain * scene.farthest, gain=config.rig_gain)
+    return SimulatedRig(
+        reference=render_pinhole(scene, 0),
+        side=render_side(scene, camera, 0),
+        opposite=render_side(scene, replace(camera, angle=math.pi), 0),
+        camera=camera,
+        margin=config.scene.margin,
+    )

@@ -22,10 +22,17 @@ from numpy.typing import NDArray
 from edge_dp.config import from_mapping
 from edge_dp.errors import InputError, SchemaError
 from edge_dp.files import atomic_write, json_load
-from edge_dp.simulation.capture import SIMULATOR, SimulatedCapture, SimulationConfig, simulate_capture
+from edge_dp.simulation.capture import (
+    SIMULATOR,
+    SimulatedCapture,
+    SimulatedRig,
+    SimulationConfig,
+    simulate_capture,
+    simulate_with_rig,
+)
 from edge_dp.simulation.pictures import PictureSource, SourceNote
-from edge_dp.simulation.sensor import srgb_encode
 from edge_dp.simulation.shards import claim_folder, make_shards
+from edge_dp.srgb import linear_to_srgb
 
 SCHEMA = 1
 NOTE = "dataset.json"
@@ -180,7 +187,7 @@ def write_dataset(
     shards = [folder / name for name in note.shards]
     missing = sum(len(note.captures(index)) for index, path in enumerate(shards) if not path.is_file())
     if missing:  # one capture now: what is wrong with the configuration shows before anything is written
-        first = capture_arrays(simulate_capture(seed, 0, config, pictures), rig=rig)
+        first = _capture_arrays(note, 0, config, pictures)
         _check_space(folder, missing * sum(array.nbytes + 512 for array in first.values()))
     claim_folder(folder, NOTE, note.settings(), holds="data set", resume=resume)
     make = partial(_write_shard, note=note, config=config, pictures=pictures)
@@ -188,38 +195,53 @@ def write_dataset(
     return shards
 
 
-def capture_arrays(capture: SimulatedCapture, *, rig: bool) -> dict[str, NDArray[Any]]:
-    """The arrays of ``FIELDS``, of a picture ``PICTURE_FIELDS``, and for a rig ``RIG_FIELDS``."""
+def _write_shard(
+    path: Path, index: int, note: DataSetNote, config: SimulationConfig, pictures: PictureSource | None
+) -> None:
+    with atomic_write(path) as temporary, ZipFile(temporary, "w") as archive:
+        for number in note.captures(index):
+            for name, array in _capture_arrays(note, number, config, pictures).items():
+                # A ZipInfo of its own has the date 1980-01-01, so that the time of writing is not in the bytes.
+                with archive.open(ZipInfo(f"{capture_name(number)}.{name}.npy"), "w", force_zip64=True) as file:
+                    np.lib.format.write_array(file, array, allow_pickle=False)
+
+
+def _capture_arrays(
+    note: DataSetNote, number: int, config: SimulationConfig, pictures: PictureSource | None
+) -> dict[str, NDArray[Any]]:
+    """The arrays of a capture that are the fields of the set."""
+    which = (note.seed, number, config, pictures)
+    if "side" not in note.fields:
+        return _views(simulate_capture(*which))
+    capture, rig = simulate_with_rig(*which)
+    return _views(capture) | _rig_views(rig)
+
+
+def _views(capture: SimulatedCapture) -> dict[str, NDArray[Any]]:
+    """``FIELDS``, and of a picture ``PICTURE_FIELDS``."""
     arrays: dict[str, NDArray[Any]] = {
         "views": np.rint(capture.views * np.float32(WHITE)).astype(np.uint16),
         "disparity": capture.disparity,
     }
     if capture.mask is not None:
         arrays["mask"] = capture.mask
-    if rig:
-        camera = capture.camera
-        for name in ("reference", "side", "opposite"):
-            arrays[name] = _tone_mapped(getattr(capture, name))
-        arrays["camera"] = np.array([camera.offset, camera.gain, camera.angle, *camera.turn_deg, camera.focal_px])
     return arrays
 
 
-def _write_shard(
-    path: Path, index: int, note: DataSetNote, config: SimulationConfig, pictures: PictureSource | None
-) -> None:
-    with atomic_write(path) as temporary, ZipFile(temporary, "w") as archive:
-        for number in note.captures(index):
-            capture = simulate_capture(note.seed, number, config, pictures)
-            arrays = capture_arrays(capture, rig="side" in note.fields)
-            for name, array in arrays.items():
-                # A ZipInfo of its own has the date 1980-01-01, so that the time of writing is not in the bytes.
-                with archive.open(ZipInfo(f"{capture_name(number)}.{name}.npy"), "w", force_zip64=True) as file:
-                    np.lib.format.write_array(file, array, allow_pickle=False)
+def _rig_views(rig: SimulatedRig) -> dict[str, NDArray[Any]]:
+    """``RIG_FIELDS``."""
+    camera = rig.camera
+    return {
+        "reference": _tone_mapped(rig.reference),
+        "side": _tone_mapped(rig.side),
+        "opposite": _tone_mapped(rig.opposite),
+        "camera": np.array([camera.offset, camera.gain, camera.angle, *camera.turn_deg, camera.focal_px]),
+    }
 
 
 def _tone_mapped(light: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Linear light as a camera's 8-bit sRGB."""
-    return np.rint(255 * srgb_encode(light.clip(0, 1))).astype(np.uint8)
+    return np.rint(255 * linear_to_srgb(light.clip(0, 1))).astype(np.uint8)
 
 
 def _check_space(folder: Path, needed: int) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from edge_dp.errors import SchemaError
+from edge_dp.srgb import linear_to_srgb, srgb_to_linear
 
 _WORD = 0xFFFFFFFF
 
@@ -116,20 +117,10 @@ def raw_levels(light: Any, bit_depth: int, black: float, xp: Any = np) -> Any:
 def quantise(light: Any, sensor: SensorDraw, xp: Any = np) -> Any:
     """Light as it comes back from the sensor's integer levels, in [0, 1]."""
     if sensor.tone_mapped:
-        return srgb_decode(xp.round(255 * srgb_encode(light.clip(0, 1), xp)) / 255, xp)
+        return srgb_to_linear(xp.round(255 * linear_to_srgb(light.clip(0, 1), xp)) / 255, xp)
     highest = 2**sensor.bit_depth - 1
     zero = float(round(sensor.black * highest))
     return ((raw_levels(light, sensor.bit_depth, sensor.black, xp) - zero) / (highest - zero)).clip(0, 1)
-
-
-def srgb_encode(light: Any, xp: Any = np) -> Any:
-    """Linear light in [0, 1] to sRGB in [0, 1]. Source: IEC 61966-2-1."""
-    return xp.where(light <= 0.0031308, 12.92 * light, 1.055 * light.clip(1e-9, None) ** (1 / 2.4) - 0.055)
-
-
-def srgb_decode(encoded: Any, xp: Any = np) -> Any:
-    """The inverse of ``srgb_encode``."""
-    return xp.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
 
 
 def standard_normal(shape: tuple[int, ...], key: int, xp: Any = np, like: Any = None) -> Any:

@@ -10,15 +10,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_dp.data.images import read_raw, srgb_to_linear
+from edge_dp.data.images import read_raw
 from edge_dp.errors import InputError
+from edge_dp.srgb import LIGHT_OF_LEVEL
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".ppm", ".pgm")
 """Files of a texture folder that are taken for images, in either case."""
 _LONGEST_SIDE = 1024
 """Larger images are shrunk to it when read, px, so that what is cached stays below 16 * 3 MiB."""
 _CACHED_IMAGES = 16
-_LINEAR = srgb_to_linear(np.arange(256, dtype=np.float32) / np.float32(255))
 
 
 @lru_cache(maxsize=8)
@@ -87,7 +87,7 @@ def folder_texture(
 def _tone_curve(rng: np.random.Generator) -> NDArray[np.float32]:
     """(256,) from the codes of an image to linear light: another contrast around a middle grey, and another exposure."""
     contrast, exposure = rng.uniform(0.6, 1.4), np.exp(rng.uniform(np.log(0.4), np.log(1.4)))
-    return (exposure * 0.18 * (_LINEAR / 0.18) ** contrast).clip(0.0, 1.0).astype(np.float32)
+    return (exposure * 0.18 * (LIGHT_OF_LEVEL / 0.18) ** contrast).clip(0.0, 1.0).astype(np.float32)
 
 
 @lru_cache(maxsize=_CACHED_IMAGES)

@@ -19,6 +19,7 @@ from edge_dp.config import from_mapping
 from edge_dp.data.disparity import colour_limits, disparity_colours, write_png
 from edge_dp.files import json_dump, json_load
 from edge_dp.runtime.engines.base import Tensors
+from edge_dp.srgb import linear_to_srgb
 
 PICTURES = "report_pictures"
 SCALES = "scales.json"
@@ -167,10 +168,8 @@ def _plane(tensor: NDArray[Any]) -> Map:
 
 
 def _grey(light: Map) -> Picture:
-    """8-bit grey of linear light in [0, 1], with the curve of sRGB (IEC 61966-2-1)."""
-    light = light.clip(0.0, 1.0)
-    encoded = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
-    return np.rint(255 * encoded).astype(np.uint8)
+    """8-bit sRGB grey of linear light in [0, 1]."""
+    return np.rint(255 * linear_to_srgb(light.clip(0.0, 1.0))).astype(np.uint8)
 
 
 def _error_limit(artifact: Artifact, error: Map, step: float) -> float:

@@ -1,8 +1,9 @@
-"""Fixtures of the simulator's tests: small scenes made by hand, and a matcher to look at what was rendered of them."""
+"""Fixtures of the simulator's tests: scenes made by hand, a matcher to look at what was rendered, a small data set."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from scipy.ndimage import gaussian_filter, shift, spline_filter1d
 from scipy.optimize import minimize_scalar
 
 from edge_dp.simulation.scenes import Layer, Scene
+
+from .simulated_sets import write
 
 CANVAS = (96, 160)
 
@@ -67,3 +70,11 @@ def scene_of() -> Callable[..., Scene]:
 @pytest.fixture(scope="session")
 def measured_disparity() -> Callable[..., float]:
     return _measured_disparity
+
+
+@pytest.fixture(scope="session")
+def simulated_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished set of captures with their rig, written by two processes. Do not write into it."""
+    path = tmp_path_factory.mktemp("simulated") / "set"
+    write(path, workers=2)
+    return path

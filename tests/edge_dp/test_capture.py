@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -16,10 +17,17 @@ from edge_dp.errors import SchemaError
 from edge_dp.optics.field_psf import FieldPsf
 from edge_dp.optics.psf import ALPHA_HALF_DISC, Butterworth, HalfAperture, TranslatingDisc
 from edge_dp.sensors import load_sensor
-from edge_dp.simulation.capture import SimulationConfig, draw_capture, simulate_capture, simulate_views
+from edge_dp.simulation.capture import (
+    SimulationConfig,
+    draw_capture,
+    simulate_capture,
+    simulate_views,
+    simulate_with_rig,
+)
 from edge_dp.simulation.lens import LENSES, LensConfig, draw_lens
 from edge_dp.simulation.render import render_disparity, render_pinhole, render_views
 from edge_dp.simulation.render_torch import TorchRenderer
+from edge_dp.simulation.rig import render_side
 from edge_dp.simulation.scenes import SceneConfig, random_scene
 from edge_dp.simulation.sensor import SensorConfig, SensorDraw, sense
 
@@ -31,19 +39,19 @@ CLEAN = SensorConfig(
 )  # fmt: skip
 
 
-def digest(capture):
-    arrays = (capture.views, capture.disparity, capture.reference, capture.side)
+def digest(capture, rig):
+    arrays = (capture.views, capture.disparity, rig.reference, rig.side, rig.opposite)
     return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
 
 
 DIGESTS_IN_A_NEW_PROCESS = """
 import hashlib, json, sys
 from edge_dp.config import from_mapping
-from edge_dp.simulation.capture import SimulationConfig, simulate_capture
+from edge_dp.simulation.capture import SimulationConfig, simulate_with_rig
 config = from_mapping(SimulationConfig, json.loads(sys.argv[1]), "argument")
 for index in (5, 2, 0):
-    capture = simulate_capture(7, index, config)
-    arrays = (capture.views, capture.disparity, capture.reference, capture.side)
+    capture, rig = simulate_with_rig(7, index, config)
+    arrays = (capture.views, capture.disparity, rig.reference, rig.side, rig.opposite)
     print(hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest())
 """
 
@@ -54,26 +62,26 @@ for index in (5, 2, 0):
     ids=["plain", "every"],
 )
 def test_capture_depends_on_seed_and_index_alone_in_any_process_and_order(config):
-    here = {index: digest(simulate_capture(7, index, config)) for index in (0, 2, 5)}
+    here = {index: digest(*simulate_with_rig(7, index, config)) for index in (0, 2, 5)}
     command = [sys.executable, "-c", DIGESTS_IN_A_NEW_PROCESS, json.dumps(asdict(config))]
     there = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     assert there == [here[5], here[2], here[0]]
-    others = {digest(simulate_capture(seed, index, config)) for seed, index in ((7, 1), (8, 0), (0, 7))}
+    others = {digest(*simulate_with_rig(seed, index, config)) for seed, index in ((7, 1), (8, 0), (0, 7))}
     assert len(others | set(here.values())) == 6
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_shapes_and_types_of_a_capture(channels):
-    capture = simulate_capture(0, 0, SimulationConfig(replace(SMALL, channels=channels)))
+    capture, rig = simulate_with_rig(0, 0, SimulationConfig(replace(SMALL, channels=channels)))
     assert capture.views.shape == (2, channels, 32, 48)
     assert capture.disparity.shape == (32, 48)
-    assert capture.reference.shape == capture.side.shape == (channels, 48, 64)  # margin on every side
-    assert capture.margin == 8
-    for array in (capture.views, capture.disparity, capture.reference, capture.side):
+    assert rig.reference.shape == rig.side.shape == rig.opposite.shape == (channels, 48, 64)  # margin on every side
+    assert rig.margin == 8
+    for array in (capture.views, capture.disparity, rig.reference, rig.side, rig.opposite):
         assert array.dtype == np.float32
         assert np.isfinite(array).all()
     assert capture.views.min() >= 0 and capture.views.max() <= 1
-    assert capture.reference.min() >= 0
+    assert rig.reference.min() >= 0
 
 
 def test_first_view_of_a_capture_is_the_left_one(measured_disparity):
@@ -90,18 +98,32 @@ def test_first_view_of_a_capture_is_the_left_one(measured_disparity):
 def test_a_capture_is_its_draw_rendered_and_sensed():
     config = SimulationConfig(SMALL, LensConfig(EVERY_MODEL))
     for index in range(6):
-        draw, capture = draw_capture(3, index, config), simulate_capture(3, index, config)
+        draw, (capture, rig) = draw_capture(3, index, config), simulate_with_rig(3, index, config)
         clean = render_views(draw.scene, draw.psf, 8, draw.window)
         np.testing.assert_array_equal(capture.views, sense(clean, draw.sensor))
         np.testing.assert_array_equal(capture.disparity, render_disparity(draw.scene, 8))
-        np.testing.assert_array_equal(capture.reference, render_pinhole(draw.scene, 0))
+        np.testing.assert_array_equal(rig.reference, render_pinhole(draw.scene, 0))
+        np.testing.assert_array_equal(rig.side, render_side(draw.scene, rig.camera, 0))
+        np.testing.assert_array_equal(rig.opposite, render_side(draw.scene, replace(rig.camera, angle=math.pi), 0))
+
+
+def test_capture_without_its_rig_is_the_same_and_renders_no_rig(monkeypatch):
+    config = SimulationConfig(SMALL)
+    for index in range(3):
+        capture, _ = simulate_with_rig(2, index, config)
+        with monkeypatch.context() as patch:
+            for name in ("render_pinhole", "render_side"):
+                patch.setattr(f"edge_dp.simulation.capture.{name}", None)
+            alone = simulate_capture(2, index, config)
+        np.testing.assert_array_equal(alone.views, capture.views)
+        np.testing.assert_array_equal(alone.disparity, capture.disparity)
 
 
 def test_side_camera_sees_every_surface_within_the_matchers_search():
     """Stereo disparity from 2 px, for the farthest surface, upwards: no wider than the dual-pixel range times the gain."""
     config = SimulationConfig(SMALL, rig_gain=5.0)
     for index in range(30):
-        scene, camera = draw_capture(6, index, config).scene, simulate_capture(6, index, config).camera
+        scene, camera = draw_capture(6, index, config).scene, simulate_with_rig(6, index, config)[1].camera
         assert camera.gain == 5.0 and camera.angle == 0 and camera.turn_deg == (0, 0, 0)
         for layer in scene.layers:
             stereo = camera.stereo_disparity(layer.disparity()[layer.opacity > 0])
@@ -251,8 +273,9 @@ def test_sensor_without_a_measured_point_spread_function_is_named():
 def test_scene_of_a_capture_does_not_depend_on_lens_and_sensor():
     other = SimulationConfig(SMALL, LensConfig({"butterworth": 1.0}), CLEAN)
     for index in range(5):
-        plain, changed = simulate_capture(9, index, SimulationConfig(SMALL)), simulate_capture(9, index, other)
-        np.testing.assert_array_equal(plain.reference, changed.reference)
+        plain, plain_rig = simulate_with_rig(9, index, SimulationConfig(SMALL))
+        changed, changed_rig = simulate_with_rig(9, index, other)
+        np.testing.assert_array_equal(plain_rig.reference, changed_rig.reference)
         np.testing.assert_array_equal(plain.disparity, changed.disparity)
         alone = random_scene(np.random.default_rng([9, index]), SMALL)
-        np.testing.assert_array_equal(plain.reference, render_pinhole(alone, 0))
+        np.testing.assert_array_equal(plain_rig.reference, render_pinhole(alone, 0))

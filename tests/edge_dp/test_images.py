@@ -16,7 +16,6 @@ from edge_dp.data import (
     write_disparity,
     write_pfm,
 )
-from edge_dp.data.images import srgb_to_linear
 from edge_dp.errors import InputError
 from edge_dp.sensors import load_sensor
 
@@ -47,13 +46,6 @@ def test_raw_levels_become_linear_light(tmp_path, suffix):
     light = read_view(save(tmp_path, levels, suffix=suffix), PIXEL4)
     assert light.dtype == np.float32
     np.testing.assert_allclose(light, [[0, 0, 1 / 16383], [8192 / 16383, 16382 / 16383, 1]], rtol=1e-6)
-
-
-def test_srgb_curve_at_published_values():
-    """IEC 61966-2-1: the knee at 0.04045, and 8-bit levels 0, 10, 128, 188, 255 as commonly tabulated."""
-    encoded = np.array([0, 10 / 255, 0.04045, 128 / 255, 188 / 255, 1], np.float32)
-    expected = [0, 0.00303527, 0.00313080, 0.21586050, 0.50288646, 1]
-    np.testing.assert_allclose(srgb_to_linear(encoded), expected, rtol=1e-5)
 
 
 def test_colour_files_give_their_green_channel_linearised(tmp_path):

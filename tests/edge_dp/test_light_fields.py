@@ -7,6 +7,7 @@ import pytest
 from edge_dp.data import write_pfm
 from edge_dp.data.light_fields import HciLightFields, LightField, LytroGrids
 from edge_dp.errors import InputError
+from edge_dp.srgb import srgb_to_linear
 
 PARAMETERS = """[intrinsics]
 focal_length_mm = 100.0
@@ -28,9 +29,7 @@ disp_min = -2
 
 
 def linear(levels):
-    """Source: IEC 61966-2-1."""
-    encoded = np.asarray(levels, np.float64) / 255
-    return np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
+    return srgb_to_linear(np.asarray(levels, np.float64) / 255)
 
 
 def texture(height, width):

@@ -14,7 +14,13 @@ from edge_dp.data.scenes import SceneSample
 from edge_dp.errors import InputError, OpticsError
 from edge_dp.sensors import load_sensor
 from edge_dp.sensors.matching import MatchConfig, match_views
-from edge_dp.simulation.capture import SimulationConfig, draw_capture, simulate_capture, simulate_views
+from edge_dp.simulation.capture import (
+    SimulationConfig,
+    draw_capture,
+    simulate_capture,
+    simulate_views,
+    simulate_with_rig,
+)
 from edge_dp.simulation.lens import LensConfig
 from edge_dp.simulation.pictures import MetricOptics, PictureSource, open_pictures
 from edge_dp.simulation.render import render_disparity, render_pinhole
@@ -162,10 +168,10 @@ def test_horizon_is_the_far_limit():
 def test_flat_picture_has_one_disparity_and_its_side_view_is_moved():
     """D = offset - gain * d = 2 px for the farthest surface, here the only one: reference(x) = side(x - 2)."""
     flat = picture(image=textured(1), depth=np.full((HEIGHT, WIDTH), 2.0, np.float32))
-    capture = simulate_capture(0, 5, SimulationConfig(SMALL), source(flat))
+    capture, rig = simulate_with_rig(0, 5, SimulationConfig(SMALL), source(flat))
     assert np.ptp(capture.disparity) == 0 and -4 <= capture.disparity[0, 0] <= 5
-    assert capture.camera.stereo_disparity(capture.disparity[0, 0]) == pytest.approx(2.0, abs=1e-4)
-    np.testing.assert_allclose(capture.reference[..., 10:-8], capture.side[..., 8:-10], atol=1e-3)
+    assert rig.camera.stereo_disparity(capture.disparity[0, 0]) == pytest.approx(2.0, abs=1e-4)
+    np.testing.assert_allclose(rig.reference[..., 10:-8], rig.side[..., 8:-10], atol=1e-3)
 
 
 # ---- disparity through a lens ----
@@ -274,8 +280,8 @@ def test_holes_are_masked_where_they_are_and_filled(optics):
     for unknown in (np.nan, 0.0, -3.0, np.inf):
         sample = picture(image=image, depth=np.where(hole, unknown, picture().depth).astype(np.float32), mask=~hole)
         for index in range(8):
-            capture = simulate_capture(0, index, SimulationConfig(SMALL), source(sample, optics=optics))
-            seen = capture.reference[2, 8:-8, 8:-8]
+            capture, rig = simulate_with_rig(0, index, SimulationConfig(SMALL), source(sample, optics=optics))
+            seen = rig.reference[2, 8:-8, 8:-8]
             clear = (seen < 0.01) | (seen > 0.99)
             np.testing.assert_array_equal(capture.mask[clear], seen[clear] < 0.5)
             assert capture.mask.any()

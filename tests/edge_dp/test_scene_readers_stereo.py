@@ -8,6 +8,7 @@ import pytest
 from edge_dp.data import write_pfm
 from edge_dp.data.scenes import MiddleburyMvs, MiddleburyStereo, SceneSample
 from edge_dp.errors import InputError
+from edge_dp.srgb import srgb_to_linear
 
 CALIBRATION = """cam0=[994.978 0 311.193; 0 994.978 254.877; 0 0 1]
 cam1=[994.978 0 342.279; 0 994.978 254.877; 0 0 1]
@@ -98,9 +99,8 @@ def test_layout_of_2014(scene_2014):
 def test_colours_are_red_green_blue_in_linear_light(scene_2014):
     levels = cv2.imread(str(scene_2014 / "im0.png"))
     image = MiddleburyStereo(scene_2014)[0].image
-    encoded = levels[3, 4, 2] / 255  # OpenCV puts red last
-    linear = encoded / 12.92 if encoded <= 0.04045 else ((encoded + 0.055) / 1.055) ** 2.4
-    assert image[0, 3, 4] == pytest.approx(linear, rel=1e-5)
+    red = levels[3, 4, 2]  # OpenCV puts it last
+    assert image[0, 3, 4] == pytest.approx(float(srgb_to_linear(red / 255)), rel=1e-5)
     cv2.imwrite(str(scene_2014 / "im0.png"), np.repeat(levels[..., :1], 3, axis=-1))
     assert np.ptp(MiddleburyStereo(scene_2014)[0].image, axis=0).max() == 0
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_dp.data.images import read_raw, srgb_to_linear
+from edge_dp.data.images import read_raw
 from edge_dp.data.sample import Array, Mask
 from edge_dp.data.scenes.scene_sample import Matrix, pose_problem
 from edge_dp.errors import InputError
+from edge_dp.srgb import LIGHT_OF_LEVEL
 
 DepthDecoder = Callable[[Path], tuple[Array, Mask]]
-_LIGHT = srgb_to_linear(np.linspace(0, 1, 256, dtype=np.float32))  # of each 8-bit level
 
 
 def read_colour(path: Path) -> Array:
@@ -28,7 +28,7 @@ def read_colour(path: Path) -> Array:
     if levels.dtype != np.uint8:
         raise InputError(f"{path}: expected an 8-bit image, found {levels.dtype}. Convert it to 8 bit.")
     planes = levels[None] if levels.ndim == 2 else np.moveaxis(levels[..., 2::-1], -1, 0)
-    return np.ascontiguousarray(_LIGHT[planes])
+    return np.ascontiguousarray(LIGHT_OF_LEVEL[planes])
 
 
 def depth_decoder(levels_per_metre: float, invalid: tuple[int, ...] = (0,)) -> DepthDecoder:
