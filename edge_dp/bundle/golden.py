@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edge_dp.preprocessing import ExposureNormalisation
 from edge_dp.simulation.capture import SimulationConfig, simulate_capture
 from edge_dp.simulation.scenes import SceneConfig
+from edge_dp.simulation.sensor import DAYLIGHT
 
 _SEED = 10
 _TYPICAL = {"far": (0.5, 4.5), "near": (-4.0, -0.5), "both": (-3.0, 4.0)}
@@ -34,7 +35,8 @@ def golden_views(height: int, width: int, exposure: ExposureNormalisation) -> di
     views = {}
     for name, disparity in _TYPICAL.items():
         scene = replace(_SCENE, height=height, width=width, disparity=disparity)
-        captures = (simulate_capture(_SEED, index, SimulationConfig(scene)).views[:, 0] for index in count())
+        config = SimulationConfig(scene, sensor=DAYLIGHT)
+        captures = (simulate_capture(_SEED, index, config).views[:, 0] for index in count())
         views[name] = exposure(next(capture for capture in captures if is_textured(capture[0])))[None]
     views["random"] = rng.uniform(0.0, 1.0, (1, 2, height, width)).astype(np.float32)
     black, white = np.zeros((height, width), np.float32), np.ones((height, width), np.float32)
@@ -44,7 +46,10 @@ def golden_views(height: int, width: int, exposure: ExposureNormalisation) -> di
 
 
 def is_textured(view: NDArray[np.float32]) -> bool:
-    """Whether nine tenths of a view (H, W) have at least the least contrast: local standard deviation over local mean."""
+    """Whether nine tenths of a view (H, W) have at least the least contrast: local standard deviation over local mean.
+
+    For views without much noise, which the measure would take for texture.
+    """
     mean, square = (cv2.boxFilter(plane, -1, (_WINDOW, _WINDOW)) for plane in (view, view * view))
     deviation = np.sqrt(np.maximum(square - mean * mean, 0.0))
     return bool(np.quantile(deviation / (mean + 1e-3), 0.1) >= _LEAST_CONTRAST)

@@ -51,6 +51,10 @@ class SensorConfig:
             raise SchemaError(f"shading: expected a relative gain from 0 to below 1, found {self.shading}")
 
 
+DAYLIGHT = SensorConfig(full_well=(20_000.0, 100_000.0), read_noise=(0.0, 5e-4), tone_mapped_share=0.0)
+"""So little noise that what varies in a view is the scene."""
+
+
 @dataclass(frozen=True, slots=True)
 class SensorDraw:
     """One sensor out of the ranges.

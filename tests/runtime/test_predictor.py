@@ -17,6 +17,7 @@ from edge_dp.models.confidence import B_MAX, B_MIN
 from edge_dp.sensors import load_sensor
 from edge_dp.simulation.capture import SimulationConfig, simulate_capture
 from edge_dp.simulation.scenes import SceneConfig
+from edge_dp.simulation.sensor import DAYLIGHT
 
 
 def sample_of(capture, name="simulated"):
@@ -26,9 +27,12 @@ def sample_of(capture, name="simulated"):
 
 @pytest.fixture(scope="module")
 def captures():
-    """Textured nearly everywhere: elsewhere a network guesses."""
-    scene = SceneConfig(height=384, width=512, margin=40, layers=(3, 6), textureless_share=0.0, repeated_share=0.0)
-    simulated = (simulate_capture(77, index, SimulationConfig(scene)) for index in count())
+    """Textured nearly everywhere, in daylight and without fences: in noise, on plain walls and between bars a network guesses."""
+    scene = SceneConfig(
+        height=384, width=512, margin=40, layers=(3, 6), textureless_share=0.0, repeated_share=0.0, thin_share=0.0
+    )
+    config = SimulationConfig(scene, sensor=DAYLIGHT)
+    simulated = (simulate_capture(77, index, config) for index in count())
     return list(islice((capture for capture in simulated if is_textured(capture.views[0, 0])), 8))
 
 
@@ -39,15 +43,15 @@ def predictor(bundle):
 
 
 def test_simulated_truth_is_found(predictor, captures):
-    """Held-out scenes, int8: half of all pixels within 0.15 px, and in every scene the sign is right nearly everywhere."""
+    """Held-out scenes, int8: half of all pixels within 0.1 px, and in every scene the sign is right all but everywhere."""
     errors = []
     for capture in captures:
         prediction = predictor.predict(sample_of(capture))
         assert prediction.disparity.shape == (384, 512)
         errors.append(np.abs(prediction.disparity - capture.disparity))
         clear = np.abs(capture.disparity) > 0.5
-        assert (np.sign(prediction.disparity) == np.sign(capture.disparity))[clear].mean() > 0.95
-    assert np.median(errors) < 0.15
+        assert (np.sign(prediction.disparity) == np.sign(capture.disparity))[clear].mean() > 0.98
+    assert np.median(errors) < 0.1
 
 
 def test_swapped_views_turn_the_sign(predictor, captures):
@@ -83,10 +87,11 @@ def test_confidence_promises_errors_in_its_range(predictor, captures):
     assert prediction.expected_error.max() <= B_MAX * 1.001
 
 
-def test_confident_pixels_are_more_accurate(predictor, captures):
-    """Over several scenes the surer half has far less error than the other."""
+def test_confident_pixels_are_more_accurate(predictor):
+    """Over scenes of all kinds, plain walls and noise among them, the surer half has far less error than the other."""
+    config = SimulationConfig(SceneConfig(height=384, width=512, margin=40))
     error, promised = [], []
-    for capture in captures:
+    for capture in (simulate_capture(78, index, config) for index in range(8)):
         prediction = predictor.predict(sample_of(capture))
         error.append(np.abs(prediction.disparity - capture.disparity).ravel())
         promised.append(prediction.expected_error.ravel())
