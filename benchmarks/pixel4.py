@@ -2,8 +2,9 @@
 
     python benchmarks/pixel4.py out/dp_disparity_s
 
-AI(1), AI(2) and 1-|Spearman|, lower is better; ground truth at full resolution, known up to an affine map per scene. The captures
-are read from the folder in EDGE_DP_DATA, or ../shared/data beside the checkout.
+AI(1), AI(2) and 1-|Spearman|, lower is better, and the mean distance of the disparity from that of the same format in float, px
+of the network's input, with the change of AI(2). Ground truth is at full resolution, known up to an affine map per
+scene. The captures are read from the folder in EDGE_DP_DATA, or ../shared/data beside the checkout.
 """
 
 from __future__ import annotations
@@ -33,24 +34,46 @@ def main() -> int:
     cv2.setNumThreads(1)
     captures = Xin2021()
     results: dict[str, NDArray[np.float64]] = {}
+    disparities: dict[str, list[NDArray[np.float32]]] = {}
     for name, baseline in BASELINES.items():
         results[name] = score(lambda sample, f=baseline: f(sample.left[0], sample.right[0]), captures)
     bundle = edge_dp.load(options.bundle).bundle
+    width = bundle.manifest.inputs[0].shape[-1]
     for name in options.artifacts or [artifact.name for artifact in bundle.manifest.artifacts]:
         with edge_dp.load(options.bundle, name) as predictor:
-            results[name] = score(lambda sample, p=predictor: p.predict(sample).disparity, captures)
-    table = Table(title=f"Pixel 4, mean over {len(captures)} scenes (lower is better)")
-    for column in ("method", *METRICS):
+            predicted = [predictor.predict(sample).disparity for sample in captures]
+            disparities[name] = [disparity * (width / disparity.shape[1]) for disparity in predicted]
+            following = iter(predicted)
+            results[name] = score(lambda _, maps=following: next(maps), captures)
+    table = Table(title=f"Pixel 4, mean over {len(captures)} scenes (lower is better)", min_width=110)
+    for column in ("method", *METRICS, "px from float", "AI(2) from float"):
         table.add_column(column, justify="left" if column == "method" else "right")
     for name, rows in results.items():
         table.add_row(
-            name, *(f"{value:.3f}" for value in rows.mean(axis=0)), style="bold" if name not in BASELINES else None
+            name,
+            *(f"{value:.3f}" for value in rows.mean(axis=0)),
+            *_against_float(name, disparities, results),
+            style="bold" if name not in BASELINES else None,
         )
         if options.scenes:
             for scene, row in zip(captures.names, rows, strict=True):
                 table.add_row(f"  {scene}", *(f"{value:.3f}" for value in row))
     Console(highlight=False).print(table)
     return 0
+
+
+def _against_float(
+    name: str, disparities: dict[str, list[NDArray[np.float32]]], results: dict[str, NDArray[np.float64]]
+) -> tuple[str, str]:
+    """Mean absolute difference of the disparity and relative change of AI(2), from the float artifact of the same format."""
+    form = name.partition("-")[0]
+    reference = next((key for key in disparities if key.startswith(f"{form}-fp")), name)
+    if reference == name or name not in disparities:
+        return "", ""
+    pairs = zip(disparities[name], disparities[reference], strict=True)
+    distance = float(np.mean([np.abs(mine - other).mean() for mine, other in pairs]))
+    change = results[name][:, 1].mean() / results[reference][:, 1].mean() - 1
+    return f"{distance:.3f}", f"{change:+.1%}"
 
 
 if __name__ == "__main__":

@@ -1,78 +1,103 @@
-"""ExecuTorch ``.pte`` for XNNPACK, the CPU kernels of phones."""
+"""ExecuTorch ``.pte``: for XNNPACK, the CPU kernels of phones, and for the delegates of Apple's devices and Android's GPUs."""
 
 from __future__ import annotations
 
-import re
-import tempfile
 from collections import Counter
 from pathlib import Path
-from typing import ClassVar
 
 import torch
+from torch.export import ExportedProgram
 
 from edge_dp.bundle.manifest import Kernels
-from edge_dp.converters.base import Converter, Source
+from edge_dp.converters.base import Converter, Quantisation, Source
+from edge_dp.converters.cards import CARD_KEY
+from edge_dp.converters.configs import ExecuTorchConfig, FormatConfig
+from edge_dp.converters.executorch_delegates import DELEGATES
 from edge_dp.errors import ExportError
+
+_CONVERSIONS = ("quantized_decomposed::quantize_per_tensor", "quantized_decomposed::dequantize_per_tensor")
 
 
 class ExecuTorchConverter(Converter):
-    """int8 from the folded PT2E graph, fp32 from the float module."""
+    """int8 from the folded PT2E graph, fp32 and fp16 from the float module.
+
+    The card is a method of the program, named ``CARD_KEY``, that returns it as text: ``executorch_program.read_card`` reads
+    it back, and so does ``module.execute("edge_dp")`` on a device.
+    """
 
     format = "executorch"
     suffix = ".pte"
-    precisions: ClassVar = ("int8", "fp32")
 
-    def _convert(self, source: Source, precision: str, path: Path) -> None:
+    def _convert(self, source: Source, config: FormatConfig, path: Path) -> None:
         from executorch.exir import to_edge_transform_and_lower
+        from executorch.exir.lowered_backend_module import LoweredBackendModule
 
-        from edge_dp.converters.xnnpack_bilinear import integer_partitioner
-
-        module = source.folded if precision == "int8" else source.module
-        program = torch.export.export(module, source.example, strict=True)
-        lowered = to_edge_transform_and_lower(program, partitioner=[integer_partitioner()])
+        config = _own(config)
+        delegate = DELEGATES[config.backend]
+        lowered = to_edge_transform_and_lower(
+            delegate.complete(_program(source, config)),
+            partitioner=[delegate.partitioner(config)],
+            constant_methods={CARD_KEY: source.card},
+        )
+        for module in lowered.exported_program().graph_module.modules():
+            if isinstance(module, LoweredBackendModule):
+                module._processed_bytes = delegate.settle(module.processed_bytes, source.card)
         path.write_bytes(lowered.to_executorch().buffer)
 
-    def _kernels(self, path: Path) -> Kernels:
-        """From the profile of one run.
+    def _kernels(self, path: Path, config: FormatConfig) -> Kernels:
+        """Of the delegates' payloads by kind and type; of what is outside by name, with its share of the time of one run.
 
-        XNNPACK names convolutions and matrix products with their data types, additions and resizings without. The latter work
-        on what the former leave, in integers, unless conversions stand between them: an integer program converts each input
-        and output once and nothing else.
+        Where nothing here runs the program, the share is one of the number of operations.
         """
-        names, native, borders = _profile(path)
-        conversions = sum(name.startswith("Convert") for name in names)
-        typed_integer = any(_INTEGER.search(name) for name in names)
+        from edge_dp.converters.executorch_program import read_program, shares_of_time
+
+        config = _own(config)
+        program = read_program(path)
         integer: Counter[str] = Counter()
-        floating: Counter[str] = Counter(native)
-        for name in names:
-            if name.startswith(_MOVES_DATA):
-                continue
-            untyped_integer = typed_integer and conversions <= borders and not _FLOATING.search(name)
-            (integer if _INTEGER.search(name) or untyped_integer else floating)[name] += 1
-        return Kernels(dict(integer), dict(floating))
+        floating: Counter[str] = Counter(name for name in program.names_outside if name not in _CONVERSIONS)
+        for payload in program.payloads:
+            kernels = DELEGATES[config.backend].kernels(payload, config)
+            integer.update(kernels.integer)
+            floating.update(kernels.floating)
+        outside: dict[str, float] = {}
+        if program.outside and self._runs_here(config):
+            outside = shares_of_time(path, program)
+        elif program.outside:
+            whole = len(program.outside) + sum(integer.values()) + sum(floating.values())
+            outside = {name: count / whole for name, count in Counter(program.names_outside).items()}
+        return Kernels(dict(integer), dict(floating), outside)
+
+    def _activations(self, path: Path, config: FormatConfig) -> list[Quantisation]:
+        """Of every int8 tensor in the payloads, and of the quantise and dequantise nodes outside them."""
+        from edge_dp.converters.executorch_program import read_program
+
+        config = _own(config)
+        program = read_program(path)
+        found = [
+            entry for payload in program.payloads for entry in DELEGATES[config.backend].activations(payload, config)
+        ]
+        for call in program.outside:
+            if call.operation in _CONVERSIONS:
+                scale, zero_point = call.arguments[1:3]
+                assert scale is not None and zero_point is not None
+                found.append(Quantisation(float(scale), int(zero_point)))
+        return found
+
+    def _runs_here(self, config: FormatConfig) -> bool:
+        return DELEGATES[_own(config).backend].runs_here
 
 
-_INTEGER = re.compile(r"\b(QC8|QS8|QU8|QD8)\b")
-_FLOATING = re.compile(r"\bF(16|32)\b")
-_MOVES_DATA = ("Convert", "Transpose", "Copy")
+def _own(config: FormatConfig) -> ExecuTorchConfig:
+    assert isinstance(config, ExecuTorchConfig)
+    return config
 
 
-def _profile(path: Path) -> tuple[list[str], list[str], int]:
-    """Kernels that XNNPACK ran, operations that it did not take, and how many inputs and outputs the program has."""
-    import executorch.kernels.quantized  # noqa: F401  # registers the quantise operations at a program's border
-    from executorch.devtools import Inspector
-    from executorch.runtime import Runtime
-
-    program = Runtime.get().load_program(path, enable_etdump=True, debug_buffer_size=0)
-    method = program.load_method("forward")
-    if method is None:
-        raise ExportError(f"{path}: has no method 'forward'")
-    metadata = method.metadata
-    method.execute([torch.zeros(metadata.input_tensor_meta(i).sizes()) for i in range(metadata.num_inputs())])
-    with tempfile.TemporaryDirectory() as folder:
-        trace = Path(folder) / "etdump.bin"
-        program.write_etdump_result_to_file(str(trace), str(Path(folder) / "debug.bin"))
-        events = [event for block in Inspector(etdump_path=str(trace)).event_blocks for event in block.events]
-    delegated = [re.sub(r" #\d+$", "", event.name) for event in events if event.is_delegated_op]
-    native = [event.name.removeprefix("native_call_") for event in events if event.name.startswith("native_call_")]
-    return delegated, native, metadata.num_inputs() + metadata.num_outputs()
+def _program(source: Source, config: ExecuTorchConfig) -> ExportedProgram:
+    module = source.quantised.folded if config.integer else source.module
+    for node in source.quantised.folded.graph.nodes if config.integer else ():
+        if str(node.target) == "quantized_decomposed.quantize_per_tensor.default" and node.args[-1] is not torch.int8:
+            raise ExportError(
+                f"executorch {config.label}: expected int8 activations, found {node.args[-1]} for {node.args[0]}. No delegate "
+                "of ExecuTorch executes them: leave int16 out, or export tflite int16x8"
+            )
+    return torch.export.export(module, source.example, strict=True)

@@ -1,70 +1,117 @@
-"""Export: one checkpoint to one bundle with an artifact for every format and precision."""
+"""Export: one network to one bundle with an artifact for every format and precision asked for."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import json
-import platform
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch.fx import GraphModule
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
 
-from edge_dp._version import VERSION
-from edge_dp.bundle.golden import golden_views
-from edge_dp.bundle.manifest import (
-    MANIFEST,
-    SCHEMA,
-    Artifact,
-    Bundle,
-    GoldenCase,
-    Manifest,
-    Preprocessing,
-    TensorSpec,
-    hash_tree,
-    read_bundle,
-    write_manifest,
+from edge_dp.bundle.manifest import MANIFEST, Artifact, Bundle, Manifest, read_bundle, write_manifest
+from edge_dp.converters.base import QuantisedGraphs, Source
+from edge_dp.converters.calibration import Calibration, Sample, read_samples
+from edge_dp.converters.configs import FormatConfig, Formats, plan
+from edge_dp.converters.describe import Description, describe_checkpoint, describe_network
+from edge_dp.converters.golden import Case, checkpoint_cases, expected_outputs, network_cases, write_golden
+from edge_dp.converters.preflight import check_network
+from edge_dp.converters.registry import make_converter
+from edge_dp.converters.source import (
+    Inputs,
+    Network,
+    input_shapes,
+    network_of_checkpoint,
+    network_of_module,
+    quantise_checkpoint,
+    quantise_module,
 )
-from edge_dp.converters.base import Source
-from edge_dp.converters.preflight import check_weights
-from edge_dp.converters.registry import CONVERTERS, make_converter
+from edge_dp.converters.stages import measure_stages, write_stages
 from edge_dp.errors import InputError
-from edge_dp.files import atomic_folder
+from edge_dp.files import atomic_folder, check_replaceable
 from edge_dp.models.checkpoint import Checkpoint, read_checkpoint
-from edge_dp.models.confidence import B_MAX, B_MIN
-from edge_dp.quantization.qat import convert, observe_weights, prepare, restore_ranges, snap_biases
-from edge_dp.quiet import quiet
-from edge_dp.runtime.engines.base import Signature
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, steps done and steps in all."""
 
-_DISPARITY = "left(x) = right(x + d), x along the dual-pixel axis; d in px of the input, positive is farther than the focus plane"
-_CONFIDENCE = f"expected absolute error of the disparity = {B_MAX} * ({B_MIN} / {B_MAX}) ** confidence px of the input"
-_TOOLS = (
-    "torch",
-    "torchao",
-    "executorch",
-    "litert-torch",
-    "ai-edge-litert",
-    "coremltools",
-    "onnx",
-    "onnxruntime",
-    "numpy",
-)
-
 
 def export(
+    module: nn.Module,
+    inputs: Inputs,
+    out: str | Path,
+    *,
+    outputs: Sequence[str] | None = None,
+    name: str | None = None,
+    formats: Formats | None = None,
+    precision: str | Sequence[str] | None = None,
+    calibration: Iterable[Sample] | None = None,
+    keep_float: Sequence[str] = (),
+    int16: Sequence[str] = (),
+    require_full_delegation: bool = False,
+    progress: Progress = lambda *_: None,
+) -> Bundle:
+    """Write the bundle of anyone's network.
+
+    Everything that a format cannot take is refused before the slow work starts, each with module path and a suggestion.
+
+    Args:
+        module: any module of fixed input shapes that returns a tensor, or a tuple or dict of tensors. Not changed.
+        inputs: shape (or an example) by name, in the order of ``forward``; or examples alone, named as in ``forward``.
+        out: the bundle's folder; an older bundle there is replaced once the new one is complete, anything else refused.
+        outputs: names; unless given, the keys of a returned dict, else ``output``, or ``output_0`` and so on.
+        name: of the model; that of the class unless given.
+        formats: names or configs, see ``edge_dp.converters.configs``; all formats unless given.
+        precision: only these of each named format's precisions; each format's own two unless given.
+        calibration: samples of what the network will see, for integer precisions: a mapping of arrays by input name, a sequence
+            of arrays in order, or an array for a single input; each shaped as its input. Some tens to hundreds do.
+        keep_float: paths of modules that stay in float in integer artifacts, such as a sub-pixel head.
+        int16: paths of modules with 16-bit activations and int8 weights, the rest being int8: an output of theirs has steps 256
+            times as fine. TFLite alone executes them, with its 16x8 kernels and outside XNNPACK: of the integer artifacts only
+            ``tflite-int8`` can be asked for, and with ``require_full_delegation`` not even that.
+        require_full_delegation: refuse artifacts that leave work outside their delegate.
+        progress: see ``Progress``.
+
+    Returns:
+        The bundle as read back from disk.
+
+    Raises:
+        InputError: the inputs, calibration data, a format, precision or path is wrong.
+        MissingExtraError: a format's toolchain is not installed.
+        ExportError: the network cannot be taken by a format, an artifact could not be made, does not run, or is not integer
+            where it promises to be. ``out`` is then untouched.
+    """
+    configs = _planned(out, formats, precision)
+    network = network_of_module(module, input_shapes(module, inputs), outputs, name or type(module).__name__)
+    integer = any(config.reference != "float" for config in configs)
+    if integer and calibration is None:
+        asked = ", ".join(config.name for config in configs if config.reference != "float")
+        raise InputError(
+            f"{asked}: expected calibration data for integer precisions; pass some, or ask for floats alone"
+        )
+    check_network(network, configs, keep_float, int16)
+    samples = read_samples(network, calibration) if calibration is not None else Calibration.none(network)
+    graphs = None
+    if integer:
+        graphs = quantise_module(
+            network,
+            samples.batches,
+            keep_float,
+            lambda done: progress("calibrate", done, len(samples.batches)),
+            int16=int16,
+        )
+    cases = network_cases(network, samples)
+    job = _Job(network, graphs, cases, configs, describe_network(network, graphs, samples), require_full_delegation)
+    return job.write(Path(out), progress)
+
+
+def export_checkpoint(
     checkpoint: str | Path | Checkpoint,
     out: str | Path,
     *,
-    formats: Sequence[str] | None = None,
-    precisions: Sequence[str] | None = None,
+    formats: Formats | None = None,
+    precision: str | Sequence[str] | None = None,
     size: tuple[int, int] | None = None,
+    require_full_delegation: bool = False,
     progress: Progress = lambda *_: None,
 ) -> Bundle:
     """Write the bundle of a trained student.
@@ -73,152 +120,81 @@ def export(
 
     Args:
         checkpoint: name of a shipped one, folder, or one in memory.
-        out: the bundle's folder; an older bundle there is replaced once the new one is complete, anything else refused.
-        formats: any of ``converters.registry.CONVERTERS``; all unless given.
-        precisions: only these of each format's precisions; all unless given.
         size: height and width of the input; the checkpoint's own unless given.
-        progress: see ``Progress``.
+        out, formats, precision, require_full_delegation, progress: as in ``export``.
 
     Returns:
         The bundle as read back from disk.
 
     Raises:
         InputError, SchemaError, ChecksumError: the checkpoint, a format, precision or size is wrong.
-        MissingExtraError: a format's toolchain is not installed.
-        ExportError: an artifact could not be made, does not run, or is not integer where it promises to be. ``out`` is then
-            untouched.
+        MissingExtraError, ExportError: as in ``export``.
     """
+    configs = _planned(out, formats, precision)
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = read_checkpoint(checkpoint)
-    plan = _plan(formats, precisions)
-    converters = {name: make_converter(name) for name, _ in plan}
-    height, width = size or checkpoint.input_size
-    total = len(plan) + 2
-    progress("prepare", 0, total)
-    source = prepare_source(checkpoint, height, width)
-    views = golden_views(height, width, checkpoint.exposure)
-    with atomic_folder(Path(out), marker=MANIFEST) as folder:
-        progress("golden vectors", 1, total)
-        golden = _write_golden(source, views, folder)
+    network = network_of_checkpoint(checkpoint, *(size or checkpoint.input_size))
+    graphs = quantise_checkpoint(network, checkpoint)
+    cases = checkpoint_cases(network, checkpoint.exposure)
+    description = describe_checkpoint(network, graphs, checkpoint)
+    return _Job(network, graphs, cases, configs, description, require_full_delegation).write(Path(out), progress)
+
+
+def _planned(out: str | Path, formats: Formats | None, precision: str | Sequence[str] | None) -> list[FormatConfig]:
+    """The artifacts to write; refuses now what would be refused only after the calibration."""
+    configs = plan(formats, precision)
+    check_replaceable(out, MANIFEST)
+    for config in configs:
+        make_converter(config.format)
+    return configs
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Everything that is known before the first toolchain starts."""
+
+    network: Network
+    graphs: QuantisedGraphs | None
+    cases: Sequence[Case]
+    configs: Sequence[FormatConfig]
+    description: Description
+    require_full_delegation: bool
+
+    def write(self, out: Path, progress: Progress) -> Bundle:
+        converters = {config.format: make_converter(config.format) for config in self.configs}
+        total = len(self.configs) + 1
+        network = self.network
+        source = Source(network.name, network.module, self.graphs, network.signature, self.description.card)
+        probes = {case.name: case.inputs for case in self.cases}
         artifacts: list[Artifact] = []
-        probe = {source.input_names[0]: next(iter(views.values()))}
-        for index, (name, precision) in enumerate(plan):
-            progress(f"{name} {precision}", 2 + index, total)
-            artifacts.append(converters[name].convert(source, precision, folder, probe))
-        write_manifest(_manifest(checkpoint, source, artifacts, golden), folder)
-    progress("done", total, total)
-    return read_bundle(out)
+        outputs = {}
+        with atomic_folder(out, marker=MANIFEST) as folder:
+            for index, config in enumerate(self.configs):
+                progress(f"{config.format} {config.label}", index, total)
+                written = converters[config.format].convert(
+                    source, config, folder, probes, require_full_delegation=self.require_full_delegation
+                )
+                artifacts.append(written.artifact)
+                outputs[config.name] = written.outputs
+            progress("golden vectors", total - 1, total)
+            references = {config.reference for config in self.configs}
+            expected = expected_outputs(source, self.cases, references)
+            golden = write_golden(self.cases, expected, outputs, folder)
+            manifest: Manifest = self.description.manifest(artifacts, golden)
+            write_stages(measure_stages(source, manifest, self.cases, expected, outputs), folder)
+            write_manifest(manifest, folder)
+        progress("done", total, total)
+        return read_bundle(out)
 
 
-def _plan(formats: Sequence[str] | None, precisions: Sequence[str] | None) -> list[tuple[str, str]]:
-    """Format and precision of each artifact to write."""
-    chosen = list(formats or CONVERTERS)
-    if unknown := [name for name in chosen if name not in CONVERTERS]:
-        raise InputError(f"{unknown[0]}: no such format; known are {', '.join(CONVERTERS)}")
-    known = {precision for name in chosen for precision in CONVERTERS[name].precisions}
-    if unknown := sorted(set(precisions or ()) - known):
-        raise InputError(f"{unknown[0]}: no such precision; {', '.join(chosen)} have {', '.join(sorted(known))}")
-    return [(name, p) for name in chosen for p in CONVERTERS[name].precisions if not precisions or p in precisions]
-
-
-def prepare_source(checkpoint: Checkpoint, height: int, width: int) -> Source:
-    """The checkpoint's network at one input size, in the forms that converters need.
+def quantised_source(checkpoint: Checkpoint, height: int, width: int) -> Source:
+    """The checkpoint's network in the forms that converters need, at one input size.
 
     Raises:
         InputError: the size, or weights and quantisation that do not fit the student.
         ExportError: weights that are not finite.
     """
-    module = checkpoint.build()
-    check_weights(module)
-    shape = (1, 2, height, width)
-    module.check_input_shape(shape)
-    with quiet(), torch.no_grad():
-        prepared = prepare(module, shape)
-        restore_ranges(prepared, checkpoint.ranges)
-        observe_weights(prepared, shape)
-        snap_biases(prepared)
-        folded, unfolded = convert(prepared), convert(prepared, fold=False)
-        outputs = dict(zip(("disparity", "confidence"), module(torch.zeros(shape)), strict=True))
-    shapes = tuple((name, tuple(value.shape)) for name, value in outputs.items())
-    return Source(checkpoint.student, module, folded, unfolded, Signature((("views", shape),), shapes))
-
-
-def _write_golden(source: Source, views: dict[str, np.ndarray], folder: Path) -> list[GoldenCase]:
-    references = {"float": source.module, "quantised": source.folded}
-    cases = []
-    for name, array in views.items():
-        place = folder / "golden" / name
-        place.mkdir(parents=True)
-        np.save(place / "views.npy", array)
-        outputs: dict[str, dict[str, str]] = {}
-        for reference, module in references.items():
-            with torch.no_grad():
-                results = module(torch.from_numpy(array))
-            outputs[reference] = {}
-            for tensor, result in zip(source.output_names, results, strict=True):
-                np.save(place / f"{tensor}.{reference}.npy", result.numpy())
-                outputs[reference][tensor] = f"golden/{name}/{tensor}.{reference}.npy"
-        cases.append(GoldenCase(name, {"views": f"golden/{name}/views.npy"}, outputs, hash_tree(place, folder)))
-    return cases
-
-
-def _manifest(
-    checkpoint: Checkpoint,
-    source: Source,
-    artifacts: list[Artifact],
-    golden: list[GoldenCase],
-) -> Manifest:
-    ranges = {entry.tensor: entry for entry in checkpoint.ranges}
-    shapes = dict(source.signature.outputs)
-    by_output = _output_ranges(source.folded, source.output_names)
-    outputs = []
-    for name, unit in (("disparity", "px of the input"), ("confidence", "code")):
-        entry = ranges[by_output[name]]
-        outputs.append(TensorSpec(name, shapes[name], "NCHW", unit, (name,), entry.scale, entry.zero_point))
-    first = checkpoint.ranges[0]
-    views = TensorSpec(
-        "views",
-        source.signature.inputs[0][1],
-        "NCHW",
-        "linear light, [0, 1]",
-        ("left", "right"),
-        first.scale,
-        first.zero_point,
-    )
-    return Manifest(
-        schema=SCHEMA,
-        model=source.name,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        parameters=sum(parameter.numel() for parameter in source.module.parameters()),
-        multiply_adds=_multiply_adds(source),
-        inputs=(views,),
-        outputs=tuple(outputs),
-        disparity_convention=_DISPARITY,
-        confidence_convention=_CONFIDENCE,
-        preprocessing=Preprocessing(exposure=checkpoint.exposure),
-        artifacts=tuple(artifacts),
-        golden=tuple(golden),
-        quantization=checkpoint.ranges,
-        training=json.loads(json.dumps(checkpoint.training)),
-        versions={"edge-dp": VERSION, **{tool: version for tool in _TOOLS if (version := _version(tool))}},
-        host={"machine": platform.machine(), "system": platform.system(), "python": platform.python_version()},
-    )
-
-
-def _multiply_adds(source: Source) -> int:
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        source.module(*source.example)
-    return counter.get_total_flops() // 2
-
-
-def _output_ranges(converted: GraphModule, names: list[str]) -> dict[str, str]:
-    """Which activation each output is: its dequantise node's quantise node's input."""
-    (returned,) = next(node for node in converted.graph.nodes if node.op == "output").args
-    return {name: node.args[0].args[0].name for name, node in zip(names, returned, strict=True)}
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    network = network_of_checkpoint(checkpoint, height, width)
+    with torch.no_grad():
+        graphs = quantise_checkpoint(network, checkpoint)
+    return Source(network.name, network.module, graphs, network.signature)

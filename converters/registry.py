@@ -21,7 +21,6 @@ class ConverterEntry:
     format: str
     target: str
     extra: str
-    precisions: tuple[str, ...]
     why_not: Callable[[], str | None]
 
 
@@ -32,28 +31,24 @@ CONVERTERS: dict[str, ConverterEntry] = {
             "executorch",
             "edge_dp.converters.executorch:ExecuTorchConverter",
             "executorch",
-            ("int8", "fp32"),
             needs("torch", "torchao", "executorch"),
         ),
         ConverterEntry(
             "tflite",
             "edge_dp.converters.tflite:TFLiteConverter",
             "tflite",
-            ("int8", "fp32"),
             needs("torch", "torchao", "litert_torch", "ai_edge_litert"),
         ),
         ConverterEntry(
             "coreml",
             "edge_dp.converters.coreml:CoreMLConverter",
             "coreml",
-            ("w8a8", "fp16"),
             needs("torch", "torchao", "coremltools"),
         ),
         ConverterEntry(
             "onnx",
             "edge_dp.converters.onnx:OnnxConverter",
             "onnx",
-            ("int8", "fp32"),
             needs("torch", "torchao", "onnx", "onnxscript", "onnxruntime"),
         ),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import hashlib
 import json
 import os
@@ -13,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from edge_dp.errors import InputError, SchemaError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_WORKING_FOLDER, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux's renameat2
 
 
 @contextmanager
@@ -47,8 +52,9 @@ def atomic_folder(path: str | Path, marker: str) -> Iterator[Path]:
     """Give a temporary sibling folder to fill; it takes the name ``path`` when the block ends well.
 
     An existing folder is replaced only if it is empty or holds ``marker``, which shows that edge_dp wrote it. On an
-    exception the sibling goes and what was at ``path`` stays. A kill between the last two renames leaves the old
-    folder whole, under a hidden name beside ``path``.
+    exception the sibling goes and what was at ``path`` stays. After a kill ``path`` is the old folder or the new one, whole,
+    and the sibling stays under its hidden name; where the system cannot exchange two folders in one step, as Linux can, a
+    kill between two renames leaves the old folder under such a name.
 
     Args:
         path: the folder to write.
@@ -59,8 +65,8 @@ def atomic_folder(path: str | Path, marker: str) -> Iterator[Path]:
         FileNotFoundError: the block did not write ``marker``.
     """
     target = Path(path).resolve()
-    _check_replaceable(path, target, marker)
     temporary = _temporary_sibling(target)
+    check_replaceable(path, marker)
     try:
         temporary.mkdir(parents=True)
     except OSError as error:
@@ -72,11 +78,33 @@ def atomic_folder(path: str | Path, marker: str) -> Iterator[Path]:
         for entry in temporary.rglob("*"):
             _flush(entry)
         _flush(temporary)
-        _check_replaceable(path, target, marker)
+        check_replaceable(path, marker)
         _swap_in(temporary, target)
         _flush(target.parent)
+    except OSError as error:
+        if error.errno in _FULL:
+            raise _unwritable(path, error) from error
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_replaceable(path: str | Path, marker: str) -> None:
+    """Raise InputError unless ``atomic_folder`` may write ``path``: nothing is there, an empty folder or one with ``marker``."""
+    target = Path(path).resolve()
+    try:
+        if not target.exists():
+            return
+        if not target.is_dir():
+            raise InputError(f"{path}: expected the name of a folder to write, found a file. Choose another name.")
+        foreign = any(target.iterdir()) and not (target / marker).is_file()
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    if foreign:
+        raise InputError(
+            f"{path}: expected no folder, an empty one or one that edge_dp wrote (with {marker}), found other files. "
+            "Nothing was changed; choose another name."
+        )
 
 
 def sha256(path: str | Path) -> str:
@@ -155,20 +183,10 @@ def _unlink(path: Path) -> None:
         return
 
 
-def _check_replaceable(path: str | Path, target: Path, marker: str) -> None:
-    if not target.exists():
-        return
-    if not target.is_dir():
-        raise InputError(f"{path}: expected the name of a folder to write, found a file. Choose another name.")
-    if any(target.iterdir()) and not (target / marker).is_file():
-        raise InputError(
-            f"{path}: expected no folder, an empty one or one that edge_dp wrote (with {marker}), found other files. "
-            "Nothing was changed; choose another name."
-        )
-
-
 def _swap_in(temporary: Path, target: Path) -> None:
-    """Rename ``temporary`` to ``target``, putting the old ``target`` back if that fails."""
+    """Give ``temporary`` the name ``target``; an old ``target`` takes the other's name, or is put back if that fails."""
+    if _exchange(temporary, target):
+        return
     if not target.exists():
         temporary.rename(target)
         return
@@ -180,6 +198,14 @@ def _swap_in(temporary: Path, target: Path) -> None:
         old.rename(target)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchange the names of two folders in one step; False where one is absent or the system cannot."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    return rename is not None and not rename(
+        _WORKING_FOLDER, os.fsencode(first), _WORKING_FOLDER, os.fsencode(second), _EXCHANGE
+    )
 
 
 def _flush(path: Path) -> None:

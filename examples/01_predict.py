@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/example"))
     options = parser.parse_args()
     if not options.bundle.exists():
-        edge_dp.export("dp_disparity_s", options.bundle, formats=["executorch"])
+        edge_dp.export_checkpoint("dp_disparity_s", options.bundle, formats=["executorch"])
     sample = simulated_sample()
     if options.left and options.right:
         sample = read_pair(options.left, options.right, load_sensor(options.sensor))

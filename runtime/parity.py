@@ -52,6 +52,8 @@ class Threshold:
 THRESHOLDS: dict[str, Threshold] = {
     "fp32": Threshold(max_relative=1e-5),
     "fp16": Threshold(min_snr_db=40.0),
+    "w8a16": Threshold(min_snr_db=40.0),
+    "int16x8": Threshold(min_snr_db=40.0),
     "int8": Threshold(min_snr_db=35.0, max_steps=8.0, p99_steps=2.0),
     # Core ML's program computes in halves between its quantise nodes: 11 bits for a value that is then rounded to 8.
     "w8a8": Threshold(min_snr_db=35.0, max_steps=16.0, p99_steps=6.0),

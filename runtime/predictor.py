@@ -15,6 +15,7 @@ from edge_dp.bundle.manifest import Bundle, read_bundle
 from edge_dp.data.sample import DpSample
 from edge_dp.errors import InputError
 from edge_dp.models.confidence import expected_error
+from edge_dp.preprocessing import ExposureNormalisation
 from edge_dp.runtime.engines import engine_for, make_engine
 from edge_dp.runtime.validate import signature
 
@@ -45,11 +46,14 @@ class Predictor:
         threads: CPU threads per inference.
 
     Raises:
-        InputError: no such artifact. ChecksumError: it is damaged. MissingExtraError: its engine is not installed.
+        InputError: no such artifact, or the bundle is not of a dual-pixel student.
+        ChecksumError: the artifact is damaged.
+        MissingExtraError: its engine is not installed.
     """
 
     def __init__(self, bundle: Bundle, artifact: str = DEFAULT_ARTIFACT, threads: int = 1) -> None:
         chosen = bundle.manifest.artifact(artifact)
+        self._exposure = _exposure(bundle)
         bundle.check_files(chosen.files)
         self.bundle, self.artifact = bundle, chosen
         self._engine = make_engine(engine_for(chosen.format), bundle.path(chosen.path), signature(bundle), threads)
@@ -82,7 +86,7 @@ class Predictor:
         views = np.stack(
             [cv2.resize(view[0], size, interpolation=cv2.INTER_AREA) for view in (sample.left, sample.right)]
         )
-        return self.bundle.manifest.preprocessing.exposure(views)[None]
+        return self._exposure(views)[None] if self._exposure is not None else views[None]
 
     def predict(self, sample: DpSample) -> Prediction:
         """Disparity and confidence of one capture; ``InputError`` as in ``network_input``."""
@@ -95,6 +99,22 @@ class Predictor:
         stretch = np.float32(width / self._width)  # disparity lies along x, so only the width's factor counts
         confidence = np.clip(confidence, 0.0, 1.0)
         return Prediction(disparity * stretch, confidence, expected_error(confidence) * stretch)
+
+
+def _exposure(bundle: Bundle) -> ExposureNormalisation | None:
+    """What the bundle asks for before inference; InputError where it takes no views or gives no disparity."""
+    manifest = bundle.manifest
+    views = [
+        spec for spec in manifest.inputs if spec.name == "views" and len(spec.shape) == 4 and spec.shape[:2] == (1, 2)
+    ]
+    maps = {spec.name for spec in manifest.outputs if len(spec.shape) == 4}
+    if manifest.preprocessing is None or len(views) != len(manifest.inputs) or not maps >= {"disparity", "confidence"}:
+        found = ", ".join(spec.name for spec in (*manifest.inputs, *manifest.outputs))
+        raise InputError(
+            f"{bundle.folder}: expected a dual-pixel student (preprocessing, input views, outputs disparity and confidence), "
+            f"found {manifest.model} with {found}. Run its artifacts with the engines of edge_dp.runtime.engines."
+        )
+    return manifest.preprocessing.exposure
 
 
 def load(bundle: str | Path, artifact: str = DEFAULT_ARTIFACT, *, threads: int = 1) -> Predictor:

@@ -21,7 +21,7 @@ from edge_dp.runtime.latency import Latency, summarise, time_in_turn
 from edge_dp.runtime.parity import THRESHOLDS, ErrorStatistics, compare
 from edge_dp.runtime.report.html import write_page
 from edge_dp.runtime.report.model import Report, Row, write_report
-from edge_dp.runtime.report.pictures import PICTURES, write_pictures
+from edge_dp.runtime.report.pictures import PICTURES, SCALES, write_pictures
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, steps done and steps in all."""
@@ -90,7 +90,7 @@ def validate(
                 stack.callback(run.engine.deactivate)
         _time(bundle, runs, rounds, warm_up, progress)
     progress("report", 0, 1)
-    with atomic_folder(bundle.folder / PICTURES, marker="left.png") as folder:
+    with atomic_folder(bundle.folder / PICTURES, marker=SCALES) as folder:
         first = manifest.golden[0].name
         shared, by_row = write_pictures(
             bundle, {r.artifact.name: r.outputs[first] for r in runs if not r.error}, folder

@@ -53,5 +53,5 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = shared / "shipped_bundle"
     with FileLock(shared / "shipped_bundle.lock"):
         if not (folder / MANIFEST).is_file():
-            edge_dp.export("dp_disparity_s", folder)
+            edge_dp.export_checkpoint("dp_disparity_s", folder)
     return read_bundle(folder)

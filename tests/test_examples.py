@@ -36,20 +36,33 @@ def test_contact_sheet(bundle, data_root, tmp_path):
     assert cv2.imread(str(tmp_path / "sheet.png")).shape == (8 * 288, 3 * 384, 3)
 
 
+def test_export_of_a_network_of_ones_own(tmp_path):
+    text = run("examples/03_export_your_network.py", "--out", tmp_path / "bundle", "--format", "onnx")
+    assert "TwoViews.int8.onnx" in text
+    manifest = read_bundle(tmp_path / "bundle").manifest
+    assert [spec.name for spec in manifest.inputs] == ["left", "right"]
+    assert [spec.name for spec in manifest.outputs] == ["disparity", "confidence"]
+
+
 def test_pixel4_benchmark_shows_the_student_ahead_of_matching(bundle, data_root):
     text = run("benchmarks/pixel4.py", bundle.folder, "--artifact", "executorch-int8")
-    rows = {cells[0]: [float(cell) for cell in cells[2::2]] for cells in table_of(text)}
+    rows = {cells[0]: [float(cell) for cell in cells[2:8:2]] for cells in table_of(text)}
     student = rows["executorch-int8"]
     for name in ("constant", "sgbm_quarter", "sgbm_quarter_tuned"):
         assert all(mine < theirs for mine, theirs in zip(student, rows[name], strict=True))
 
 
-def test_xnnpack_rounds_ties_of_upsampling_up_and_onnx_runtime_to_even(bundle):
-    text = run("benchmarks/rounding.py", bundle.folder)
-    equal = {(cells[0], cells[2]): float(cells[-5]) for cells in table_of(text)}
+def test_xnnpack_equals_the_integer_reference_and_pytorch_differs_in_upsampling(bundle):
+    lines = run("benchmarks/rounding.py", bundle.folder).splitlines()
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
+    equal = {tuple(row[:3]): float(row[3]) for row in rows if len(row) == 6}
     for artifact in ("executorch-int8", "tflite-int8"):
-        assert equal[artifact, "up"] > 95 > equal[artifact, "to"]
-    assert equal["onnx-int8", "to"] > 95 > equal["onnx-int8", "up"]
+        for output in ("disparity", "confidence"):
+            assert equal[artifact, output, "reference"] == 100
+            assert equal[artifact, output, "converted"] < 95
+    assert equal["onnx-int8", "disparity", "converted"] > 90 > equal["onnx-int8", "disparity", "reference"]
+    operations = {row[0]: float(row[2]) for row in rows if len(row) == 5}
+    assert min(operations, key=lambda name: operations[name]) == "upsample_bilinear2d"
 
 
 def test_a_missing_bundle_is_one_clear_line(tmp_path):

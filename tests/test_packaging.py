@@ -30,7 +30,9 @@ def test_no_generic_name_lands_in_site_packages():
     assert not tops & {"training", "converters", "runtime", "tests", "examples", "benchmarks"}
 
 
-@pytest.mark.parametrize("path", ["py.typed", "constraints.txt", "sensors/profiles/pixel4.json"])
+@pytest.mark.parametrize(
+    "path", ["py.typed", "constraints.txt", "bundle/manifest.schema.json", "sensors/profiles/pixel4.json"]
+)
 def test_data_files_are_installed(path):
     assert resources.files("edge_dp").joinpath(path).is_file()
 

@@ -77,13 +77,14 @@ def train(
     from edge_dp.quantization import qat  # needs torchao, which the stages before do without
 
     height, width = samples.views.shape[2:]
-    prepared = qat.prepare(student, (1, 2, height, width))
+    prepared = qat.prepare(student, (torch.zeros(1, 2, height, width),))
     stage = recipe.quantised_stage
     with clock.measure("quantised"), contextlib.ExitStack() as noise:
 
         def after(step: int) -> None:
             if step == stage.observe_steps:
                 qat.freeze_ranges(prepared)
+                qat.set_output_ranges(prepared, _output_limits(recipe))
                 noise.enter_context(qat.rounding_noise(prepared, stage.rounding_noise))
 
         run.stage("quantised", 1, prepared, stage, after)
@@ -114,6 +115,13 @@ def train(
         },
     )
     return write_checkpoint(checkpoint, folder / "checkpoint")
+
+
+def _output_limits(recipe: Recipe) -> list[tuple[float, float]]:
+    """The scenes' disparity, a tenth wider, and confidence from 0 to 1, likewise: averages of batches would cut the ends."""
+    low, high = recipe.data.simulation.scene.disparity
+    margin = 0.1 * (high - low)
+    return [(low - margin, high + margin), (-0.1, 1.1)]
 
 
 def evaluate(module: nn.Module, samples: Samples) -> float:
@@ -152,7 +160,7 @@ def draw_batch(
             views[i], label[i], mask[i] = views[i, ::-1, :, ::-1], label[i, :, ::-1], mask[i, :, ::-1]
     views = _expose(rng, views)
     if blank_share:
-        for i in np.flatnonzero(rng.uniform(size=size) < blank_share):
+        for i in np.flatnonzero(rng.uniform(size=size) < blank_share).tolist():
             views[i] = _blank(rng, views[i].shape)
     return torch.from_numpy(views), torch.from_numpy(label)[:, None], torch.from_numpy(mask)[:, None]
 

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 
 from edge_dp._version import VERSION
-from edge_dp.cli import data, doctor, export, run, sensors, simulate, train, validate
+from edge_dp.cli import bundle, data, doctor, export, run, sensitivity, sensors, simulate, stages, train, validate
 from edge_dp.errors import EdgeDpError
 
-_VERBS = (doctor, sensors, data, simulate, train, export, validate, run)
+_VERBS = (doctor, sensors, data, simulate, train, sensitivity, export, stages, validate, bundle, run)
 
 
 def build_parser() -> argparse.ArgumentParser:

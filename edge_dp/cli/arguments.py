@@ -16,6 +16,15 @@ def two_numbers(text: str) -> tuple[int, int]:
     return _two_numbers(text, "two whole numbers such as 6x8")
 
 
+def named_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """Name and sizes from ``NAME=1x3x384x512``, for argparse."""
+    name, equals, sizes = text.partition("=")
+    shape = sizes.split("x")
+    if not (equals and name and all(size.isdecimal() and int(size) for size in shape)):
+        raise argparse.ArgumentTypeError(f"expected NAME=SIZES such as left=1x1x384x512, found {text!r}")
+    return name, tuple(int(size) for size in shape)
+
+
 def distance_range(text: str) -> tuple[float, float]:
     """Nearest and farthest of ``METRES:METRES``, or one distance twice, for argparse; inf is the horizon."""
     with contextlib.suppress(ValueError):

@@ -4,43 +4,72 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from edge_dp.cli.arguments import image_size
+from edge_dp.cli.target import add_target, is_network, network_arguments
+from edge_dp.errors import InputError
 
-SUMMARY = "write the bundle of a checkpoint: ExecuTorch, Core ML, TFLite and ONNX artifacts"
+if TYPE_CHECKING:
+    from edge_dp.bundle.manifest import Bundle
+    from edge_dp.converters.configs import FormatConfig
+    from edge_dp.converters.export import Progress
+
+SUMMARY = "write the bundle of a checkpoint or of any network: ExecuTorch, Core ML, TFLite and ONNX artifacts"
 DESCRIPTION = (
-    "Convert a trained checkpoint to every format, load and run each artifact once, and write the bundle. An existing bundle "
-    "is replaced only when the new one is complete."
+    "Convert a trained checkpoint, or any torch.nn.Module with --input, to every format, load and run each artifact once, and "
+    "write the bundle. An existing bundle is replaced only when the new one is complete."
 )
+EPILOG = """examples:
+  edge-dp export dp_disparity_s --out bundle
+  edge-dp export my.models:build --input left=1x1x384x512 --input right=1x1x384x512 --calibration samples/ --out bundle
+  edge-dp export my.models:build --input x=1x3x224x224 --precision fp32 --format tflite --out bundle"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the verb."""
-    parser.add_argument("checkpoint", help="name of a shipped checkpoint (dp_disparity_s) or folder of one")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EPILOG
+    add_target(parser)
+    parser.add_argument(
+        "--int16",
+        action="append",
+        metavar="MODULE",
+        help="path of a module of any network with 16-bit activations, for int8 TFLite alone; may be repeated",
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of the bundle")
     parser.add_argument("--format", dest="formats", action="append", help="only this format; may be repeated")
     parser.add_argument("--precision", dest="precisions", action="append", help="only this precision; may be repeated")
     parser.add_argument(
-        "--size", type=image_size, metavar="HxW", help="height and width of the input (default: the checkpoint's)"
+        "--float-io", action="store_true", help="int8 TFLite with float32 inputs and outputs, instead of int8 ones"
+    )
+    parser.add_argument(
+        "--unsigned-onnx",
+        action="store_true",
+        help="int8 ONNX with uint8 activations: faster on x86, but only ARM and x86 with VNNI give the same results",
+    )
+    parser.add_argument(
+        "--backend",
+        default="xnnpack",
+        help="of ExecuTorch: xnnpack (default), coreml or vulkan, with a --precision it has",
+    )
+    parser.add_argument(
+        "--require-full-delegation", action="store_true", help="fail where an engine's delegate does not take all work"
     )
     parser.add_argument("--json", action="store_true", help="print the artifacts as JSON")
 
 
 def call(options: argparse.Namespace) -> int:
     """Run the verb."""
-    import edge_dp
     from edge_dp.cli.progress import progress_bars
     from edge_dp.cli.tables import artifact_table
 
+    export = _export_network if is_network(options) else _export_checkpoint
     with progress_bars() as progress:
-        bundle = edge_dp.export(
-            options.checkpoint,
-            options.out,
-            formats=options.formats,
-            precisions=options.precisions,
-            size=options.size,
-            progress=lambda text, done, total: progress("export", done, total, text),
-        )
+
+        def report(text: str, done: int, total: int) -> None:
+            progress("export", done, total, text)
+
+        bundle = export(options, _formats(options), report)
     if options.json:
         import dataclasses
         import json
@@ -49,3 +78,59 @@ def call(options: argparse.Namespace) -> int:
     else:
         artifact_table(bundle)
     return 0
+
+
+def _export_checkpoint(options: argparse.Namespace, formats: list[FormatConfig], progress: Progress) -> Bundle:
+    import edge_dp
+
+    if options.int16:
+        raise InputError(f"{options.model}: --int16 is not for a checkpoint")
+    return edge_dp.export_checkpoint(
+        options.model,
+        options.out,
+        formats=formats,
+        size=options.size,
+        require_full_delegation=options.require_full_delegation,
+        progress=progress,
+    )
+
+
+def _export_network(options: argparse.Namespace, formats: list[FormatConfig], progress: Progress) -> Bundle:
+    import edge_dp
+
+    return edge_dp.export(
+        **network_arguments(options),
+        out=options.out,
+        formats=formats,
+        int16=options.int16 or (),
+        require_full_delegation=options.require_full_delegation,
+        progress=progress,
+    )
+
+
+def _formats(options: argparse.Namespace) -> list[FormatConfig]:
+    """The artifacts that the options ask for."""
+    from edge_dp.converters.configs import ExecuTorchConfig, plan
+
+    if options.backend != "xnnpack":
+        if options.formats != ["executorch"] or not options.precisions:
+            raise InputError(f"--backend {options.backend}: expected --format executorch and a --precision beside it")
+        configs = plan([ExecuTorchConfig(precision=p, backend=options.backend) for p in options.precisions])
+    else:
+        configs = plan(options.formats, options.precisions)
+    if options.float_io:
+        configs = _with_option(configs, "--float-io", "tflite", "float_io")
+    if options.unsigned_onnx:
+        configs = _with_option(configs, "--unsigned-onnx", "onnx", "unsigned")
+    return configs
+
+
+def _with_option(configs: list[FormatConfig], argument: str, form: str, field: str) -> list[FormatConfig]:
+    """``field`` set in the int8 config of format ``form``."""
+    from dataclasses import replace
+    from typing import Any
+
+    if not any(config.format == form and config.precision == "int8" for config in configs):
+        raise InputError(f"{argument}: expected the format {form} in precision int8 among those to write")
+    chosen: dict[str, Any] = {field: True}
+    return [replace(c, **chosen) if c.format == form and c.precision == "int8" else c for c in configs]

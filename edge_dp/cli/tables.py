@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from edge_dp.bundle.manifest import Bundle
@@ -20,42 +23,44 @@ def console() -> Console:
     return plain if plain.is_terminal else Console(highlight=False, width=_LEAST_WIDTH)
 
 
+def plain_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[str] = ()) -> Table:
+    """A table of texts from files, which are shown as they are and whole; columns named in ``right`` end in one line."""
+    table = Table(title=Text(printable(title)), show_header=any(columns))
+    for name in columns:
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    return table
+
+
+def printable(text: str) -> str:
+    """Text on one line: what would steer the terminal is shown, not obeyed."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def artifact_table(bundle: Bundle) -> None:
     """What an export wrote."""
     manifest = bundle.manifest
     size = f"{manifest.parameters:,} parameters, {manifest.multiply_adds / 1e9:.2f} billion multiply-adds"
-    table = Table(title=f"{manifest.model}: {size}")
-    for name, justify in (
-        ("artifact", "left"),
-        ("file", "left"),
-        ("KB", "right"),
-        ("integer kernels", "left"),
-        ("float", "left"),
-    ):
-        table.add_column(name, justify="right" if justify == "right" else "left", overflow="fold")
-    for artifact in bundle.manifest.artifacts:
-        kernels = artifact.kernels
-        table.add_row(
-            artifact.name,
-            artifact.path,
-            f"{artifact.size_bytes / 1000:.0f}",
-            _counts(kernels.integer),
-            _counts(kernels.floating),
-        )
-    console().print(table)
+    rows = [
+        (a.name, a.path, f"{a.size_bytes / 1000:.0f}", _counts(a.kernels.integer), _counts(a.kernels.floating))
+        for a in manifest.artifacts
+    ]
+    columns = ("artifact", "file", "KB", "integer kernels", "float")
+    console().print(plain_table(f"{manifest.model}: {size}", columns, rows, right=("KB",)))
 
 
 def report_table(report: Report) -> None:
-    """One row per artifact; errors are of the disparity, the verdict is of every output."""
-    table = Table(
-        title=f"{report.model} on {report.host['processor']}, {report.host['threads']} thread(s); errors of the disparity"
-    )
+    """One row per artifact; errors are of the first output, the verdict is of every output."""
+    first = next(iter(report.units))
+    where = f"{report.host['processor']}, {report.host['threads']} thread(s)"
+    table = Table(title=Text(f"{report.model} on {where}; errors of {first}, in its unit ({report.units[first]})"))
     columns = (
         "format",
         "precision",
         "engine",
         "KB",
-        "max error px",
+        "max error",
         "SNR dB",
         "max steps",
         "p99 steps",
@@ -77,10 +82,10 @@ def report_table(report: Report) -> None:
 
 
 def _cells(report: Report, row: Row) -> list[str]:
-    head = [row.format, row.precision, row.engine, f"{row.size_bytes / 1000:.0f}"]
+    head = [escape(row.format), escape(row.precision), row.engine, f"{row.size_bytes / 1000:.0f}"]
     if row.error is not None:
         return [*head, *["-"] * 6, "[red]error[/red]"]
-    statistics = row.statistics["disparity"]
+    statistics = row.statistics[next(iter(report.units))]
     snr = "exact" if statistics.snr_db is None else f"{statistics.snr_db:.1f}"
     times = [f"{row.latency.p50_ms:.2f}", f"{row.latency.p90_ms:.2f}"] if row.latency else ["-", "-"]
     verdict = "[red]FAIL[/red]" if report.missed(row) else "[green]pass[/green]"

@@ -10,12 +10,14 @@ try:
         from torchao.quantization.pt2e import (
             FakeQuantize,
             FakeQuantizeBase,
+            FixedQParamsFakeQuantize,
             FusedMovingAvgObsFakeQuantize,
             MovingAverageMinMaxObserver,
             MovingAveragePerChannelMinMaxObserver,
         )
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_qat_pt2e
         from torchao.quantization.pt2e.quantizer import (
+            FixedQParamsQuantizationSpec,
             QuantizationAnnotation,
             QuantizationSpec,
             Quantizer,
@@ -27,6 +29,8 @@ except ModuleNotFoundError as error:
 __all__ = [
     "FakeQuantize",
     "FakeQuantizeBase",
+    "FixedQParamsFakeQuantize",
+    "FixedQParamsQuantizationSpec",
     "FusedMovingAvgObsFakeQuantize",
     "MovingAverageMinMaxObserver",
     "MovingAveragePerChannelMinMaxObserver",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import difflib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,33 +17,70 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from edge_dp.errors import InputError
-from edge_dp.quantization._torchao import FakeQuantizeBase, convert_pt2e, prepare_qat_pt2e
+from edge_dp.quantization._torchao import (
+    FakeQuantizeBase,
+    FixedQParamsFakeQuantize,
+    convert_pt2e,
+    prepare_qat_pt2e,
+)
+from edge_dp.quantization.graph import aten, attribute, capture
+from edge_dp.quantization.portable import LINEAR_OPERATIONS, make_portable
 from edge_dp.quantization.quantizer import PortableQuantizer
 from edge_dp.quantization.ranges import ActivationRange
+from edge_dp.quantization.rules import CLAMPS, Choice, limits
 
 
-def prepare(module: nn.Module, shape: Sequence[int]) -> GraphModule:
-    """Export ``module`` at one input shape and insert fake quantisation.
+def float_graph(module: nn.Module, example: Sequence[Tensor]) -> GraphModule:
+    """The float graph that ``prepare`` quantises: batch-norm folded, rewritten so that engines have integer kernels for it.
 
     Args:
-        module: batch-norm folded, in evaluation mode; not changed, the graph has its own copy of the weights.
-        shape: of the one input.
+        module: any network of static shape; left as it is, the graph has its own copy of the weights and is in evaluation mode.
+        example: a tensor for each input, in the shape that the network is exported at.
+
+    Raises:
+        ExportError: PyTorch cannot capture it as one static graph.
+    """
+    return make_portable(capture(module, example))
+
+
+def prepare(
+    module: nn.Module, example: Sequence[Tensor], *, keep_float: Sequence[str] = (), int16: Sequence[str] = ()
+) -> GraphModule:
+    """Export ``module`` at the shapes of ``example``, make it portable and insert fake quantisation.
+
+    Args:
+        module: any network of static shape, several inputs and outputs; left as it is.
+        example: a tensor for each input.
+        keep_float: paths of modules that stay in float, such as a head whose output must be finer than int8.
+        int16: paths of modules with 16-bit activations. TFLite's 16x8 kernels alone can execute them.
 
     Returns:
-        A graph to train like any module; parameter names are those of ``module``. It accepts other sizes of batch, height and
-        width than ``shape``: nothing in it depends on them.
+        A graph to train like any module; parameter names are those of ``module``, batch-norm apart. Where nothing in the
+        network depends on them, it accepts other sizes of batch, height and width than ``example``.
+
+    Raises:
+        InputError: a path is no module of the network.
+        ExportError: PyTorch cannot capture the network, or operations have no integer rule: all of them are named.
     """
-    program = torch.export.export(copy.deepcopy(module), (torch.zeros(tuple(shape)),), strict=True)
-    return prepare_qat_pt2e(program.module(check_guards=False), PortableQuantizer())
+    check_paths(module, (*keep_float, *int16))
+    choice = Choice(tuple(keep_float), tuple(int16))
+    return prepare_qat_pt2e(float_graph(module, example), PortableQuantizer(choice))
 
 
-def convert(prepared: GraphModule, fold: bool = True) -> GraphModule:
+def convert(prepared: GraphModule, fold: bool = True, *, keep_clamps: bool = False) -> GraphModule:
     """The quantised graph, quantise and dequantise around each operation; ``prepared`` is left as it is.
 
     Args:
         fold: store weights as int8 (ExecuTorch, Core ML, ONNX) or keep their quantise nodes (LiteRT wants them).
+        keep_clamps: leave clamps in the graph that the saturation of int8 does anyway, for those who take the activations'
+            quantisation out again.
     """
-    return convert_pt2e(copy.deepcopy(prepared), fold_quantize=fold)
+    prepared = copy.deepcopy(prepared)
+    _snap_weights(prepared)
+    converted = convert_pt2e(prepared, fold_quantize=fold)
+    if not keep_clamps:
+        _settle_clamps(converted)
+    return converted
 
 
 def freeze_ranges(prepared: GraphModule) -> None:
@@ -52,15 +90,31 @@ def freeze_ranges(prepared: GraphModule) -> None:
     programs then carry the very same scales, and products with int8 values are exact in float32, so that engines which
     interpolate in float break ties alike.
     """
-    for _, fake_quantize in _activations(prepared):
-        scale, zero_point = fake_quantize.calculate_qparams()
-        _set_range(fake_quantize, float(scale.half()), int(zero_point))
+    for _, fake_quantize in activations(prepared):
+        if not isinstance(fake_quantize, FixedQParamsFakeQuantize):
+            scale, zero_point = fake_quantize.calculate_qparams()
+            _set_range(fake_quantize, _exact(float(scale), fake_quantize.dtype), int(zero_point))
         fake_quantize.disable_observer()
+
+
+def set_output_ranges(prepared: GraphModule, limits: Sequence[tuple[float, float]]) -> None:
+    """Give the network's outputs the ranges that they are meant to have, instead of those that training happened to show.
+
+    Args:
+        limits: lowest and highest value of each output, in order; each range is widened to hold zero.
+    """
+    (outputs,) = next(node for node in prepared.graph.nodes if node.op == "output").args
+    modules = dict(prepared.named_modules(remove_duplicate=False))
+    for node, (lowest, highest) in zip(outputs, limits, strict=True):
+        low, high = min(lowest, 0.0), max(highest, 0.0)
+        fake_quantize = modules[node.target]
+        scale = _exact((high - low) / 255, fake_quantize.dtype)
+        _set_range(fake_quantize, scale, max(-128, min(127, round(-128 - low / scale))))
 
 
 def read_ranges(prepared: GraphModule) -> list[ActivationRange]:
     """The quantisation of every activation, in the order of the graph; ranges must be frozen."""
-    return [ActivationRange(tensor, float(fq.scale), int(fq.zero_point)) for tensor, fq in _activations(prepared)]
+    return [ActivationRange(tensor, float(fq.scale), int(fq.zero_point)) for tensor, fq in activations(prepared)]
 
 
 def restore_ranges(prepared: GraphModule, ranges: Sequence[ActivationRange]) -> None:
@@ -73,7 +127,7 @@ def restore_ranges(prepared: GraphModule, ranges: Sequence[ActivationRange]) -> 
     if len(table) != len(ranges):
         twice = next(name for name in table if sum(entry.tensor == name for entry in ranges) > 1)
         raise InputError(f"quantisation state has two entries of {twice}")
-    places = list(_activations(prepared))
+    places = list(activations(prepared))
     if missing := sorted({tensor for tensor, _ in places} ^ set(table)):
         raise InputError(f"quantisation state does not fit the network: no match for {', '.join(missing[:5])}")
     for tensor, fake_quantize in places:
@@ -83,7 +137,8 @@ def restore_ranges(prepared: GraphModule, ranges: Sequence[ActivationRange]) -> 
                 f"quantisation state of {tensor}: expected a positive scale and a zero point in [-128, 127], found "
                 f"{entry.scale} and {entry.zero_point}"
             )
-        _set_range(fake_quantize, entry.scale, entry.zero_point)
+        if not isinstance(fake_quantize, FixedQParamsFakeQuantize):
+            _set_range(fake_quantize, entry.scale, entry.zero_point)
         fake_quantize.disable_observer()
     for entry in read_ranges(prepared):
         given = table[entry.tensor]
@@ -94,10 +149,12 @@ def restore_ranges(prepared: GraphModule, ranges: Sequence[ActivationRange]) -> 
             )
 
 
-def observe_weights(prepared: GraphModule, shape: Sequence[int]) -> None:
-    """One forward pass on zeros, so that the ranges of the weights are those of the weights as they are now."""
+def observe_weights(prepared: GraphModule) -> None:
+    """Take the ranges of the weights from the weights as they are now."""
     with torch.no_grad():
-        prepared(torch.zeros(tuple(shape)))
+        for _, source, fake_quantize in fake_quantised(prepared):
+            if source.op == "get_attr":
+                fake_quantize(attribute(prepared, source.target))
 
 
 def snap_biases(prepared: GraphModule) -> None:
@@ -108,12 +165,27 @@ def snap_biases(prepared: GraphModule) -> None:
     """
     modules = dict(prepared.named_modules(remove_duplicate=False))
     for node in prepared.graph.nodes:
-        if node.target is not torch.ops.aten.conv2d.default or len(node.args) < 3 or node.args[2] is None:
+        if node.target not in LINEAR_OPERATIONS or len(node.args) < 3 or node.args[2] is None:
             continue
-        scales = [modules[argument.target].calculate_qparams()[0].double() for argument in node.args[:2]]
-        bias = prepared.get_parameter(node.args[2].target)
+        if node.args[1].op == "get_attr":
+            continue  # its module stays in float
+        scales = [modules[value.target].calculate_qparams()[0].double() for value in node.args[:2]]
+        bias = attribute(prepared, node.args[2].target)
         with torch.no_grad():
             bias.copy_(torch.round(bias.half().double() / (scales[0] * scales[1])) * (scales[0] * scales[1]))
+
+
+def _snap_weights(prepared: GraphModule) -> None:
+    """Put the rounded weights in the place of the trained ones.
+
+    Toolchains that are given float weights round them themselves, some after a division and some after a product with the
+    reciprocal of the scale: a weight halfway between two steps would go either way.
+    """
+    for _, source, fake_quantize in fake_quantised(prepared):
+        if source.op == "get_attr":
+            weight = attribute(prepared, source.target)
+            with torch.no_grad():
+                weight.copy_(fake_quantize(weight))
 
 
 @contextlib.contextmanager
@@ -129,7 +201,7 @@ def rounding_noise(prepared: GraphModule, amplitude: float) -> Iterator[None]:
         return (x + (torch.rand_like(x) - 0.5) * (2.0 * amplitude * fake_quantize.scale),)
 
     # one hook each: tensors that share a quantisation, as an upsampling and its input do, share the module
-    distinct = {id(fake_quantize): fake_quantize for _, fake_quantize in _activations(prepared)}
+    distinct = {id(fake_quantize): fake_quantize for _, fake_quantize in activations(prepared)}
     handles = [fake_quantize.register_forward_pre_hook(disturb) for fake_quantize in distinct.values()]
     try:
         yield
@@ -138,19 +210,89 @@ def rounding_noise(prepared: GraphModule, amplitude: float) -> Iterator[None]:
             handle.remove()
 
 
+def _exact(scale: float, dtype: torch.dtype) -> float:
+    """Nearest half float; 16-bit activations keep their scale, which lies below what half floats resolve."""
+    return float(torch.tensor(scale).half()) if dtype is torch.int8 else scale
+
+
 def _set_range(fake_quantize: Any, scale: float, zero_point: int) -> None:
     observer = fake_quantize.activation_post_process
-    observer.min_val = torch.tensor((-128 - zero_point) * scale)
-    observer.max_val = torch.tensor((127 - zero_point) * scale)
+    low, high = observer.quant_min - zero_point, observer.quant_max - zero_point
+    if observer.qscheme is torch.per_tensor_symmetric:  # its scale is that of half the range
+        low, high = (low - high) / 2, (high - low) / 2
+    observer.min_val, observer.max_val = torch.tensor(low * scale), torch.tensor(high * scale)
     fake_quantize.scale.resize_(1).fill_(scale)
     fake_quantize.zero_point.resize_(1).fill_(zero_point)
 
 
-def _activations(prepared: GraphModule) -> Iterator[tuple[str, Any]]:
+def activations(prepared: GraphModule) -> Iterator[tuple[str, Any]]:
+    """Name and fake quantisation of each activation, in the order of the graph; tensors that share a range share it.
+
+    A tensor that is requantised from one format to another, with a range that no other tensor has, counts a second time, with
+    the format in its name.
+    """
+    found = [(source, module) for _, source, module in fake_quantised(prepared) if source.op != "get_attr"]
+    named = {id(module) for source, module in found if source.op != "call_module"}
+    for source, module in found:
+        if source.op != "call_module":
+            yield source.name, module
+        elif id(module) not in named:
+            named.add(id(module))
+            yield f"{source.all_input_nodes[0].name}.{str(module.dtype).removeprefix('torch.')}", module
+
+
+def fake_quantised(prepared: GraphModule) -> Iterator[tuple[Node, Node, Any]]:
+    """Each fake quantisation of the graph, in order: its node, the node that it quantises, its module."""
     modules = dict(prepared.named_modules(remove_duplicate=False))
     for node in prepared.graph.nodes:
-        if node.op != "call_module" or not isinstance(modules[node.target], FakeQuantizeBase):
+        if node.op == "call_module" and isinstance(modules[node.target], FakeQuantizeBase):
+            source = node.args[0]
+            assert isinstance(source, Node)
+            yield node, source, modules[node.target]
+
+
+def _settle_clamps(converted: GraphModule) -> None:
+    """Leave no clamp between arithmetic and its quantisation, but for a ReLU that all engines fuse.
+
+    A clamp that the quantisation does anyway is removed; what computes the tensor takes its name, so that the table of ranges
+    still finds it. A limit that rounds to less than one step within the range counts as done. Where tensors that share the
+    range made it wider than the clamp, the clamp works on integers: it gets a quantisation before it too.
+    """
+    for clamp in list(converted.graph.nodes):
+        if clamp.target not in CLAMPS or len(clamp.users) != 1:
             continue
-        source = node.args[0]
-        if isinstance(source, Node) and source.op != "get_attr":
-            yield source.name, modules[node.target]
+        source, (after,) = clamp.args[0], clamp.users
+        is_fused_by_engines = clamp.target is aten.relu.default and source.target in _FUSES_RELU
+        if is_fused_by_engines or source.target is _DEQUANTIZE or after.target is not _QUANTIZE:
+            continue
+        scale, zero_point, smallest, largest = after.args[1:5]
+        low, high = (limit / scale + zero_point for limit in limits(clamp))
+        if low < smallest + 1 and high > largest - 1:
+            clamp.replace_all_uses_with(source)
+            converted.graph.erase_node(clamp)
+            source.name = clamp.name
+            continue
+        if low == zero_point and high > largest - 1:  # of 16 bits, which are symmetric
+            clamp.target, clamp.args = aten.relu.default, (source,)
+            if source.target in _FUSES_RELU:
+                continue
+        with converted.graph.inserting_before(clamp):
+            integers = converted.graph.call_function(_QUANTIZE, (source, *after.args[1:]))
+            clamp.args = (converted.graph.call_function(_DEQUANTIZE, (integers, *after.args[1:])), *clamp.args[1:])
+    converted.recompile()
+
+
+def check_paths(module: nn.Module, paths: Sequence[str]) -> None:
+    """Raise InputError for the first of ``paths`` that is no module within ``module``, with those that are near."""
+    known = [name for name, _ in module.named_modules() if name]
+    for path in paths:
+        if path not in known:
+            near = difflib.get_close_matches(path, known) or known[:5]
+            raise InputError(
+                f"{path}: expected the path of a module of the network, found none. Near: {', '.join(near)}."
+            )
+
+
+_FUSES_RELU = (aten.conv2d.default, aten.add.Tensor)
+_QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
+_DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default

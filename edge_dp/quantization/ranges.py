@@ -10,7 +10,8 @@ from dataclasses import dataclass
 class ActivationRange:
     """Quantisation of one activation: real = scale * (q - zero_point), q in [-128, 127].
 
-    ``tensor`` is the name of the graph node that computes it. ``scale`` is exact in a half float.
+    ``tensor`` is the name of the graph node that computes it. ``scale`` is exact in a half float. An activation of 16 bits has
+    zero point 0, q in [-32768, 32767] and any scale; where a tensor has both, ``tensor`` ends in ``.int16`` for the second.
     """
 
     tensor: str

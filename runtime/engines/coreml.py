@@ -16,6 +16,12 @@ from edge_dp.runtime.engines.base import Engine, Signature, Tensors
 if TYPE_CHECKING:
     from edge_dp.runtime.engines.mil import MilProgram, TensorType
 
+MODEL = Path("Data/com.apple.CoreML/model.mlmodel")
+"""The program within a package."""
+
+METADATA_OF_TOOL = "com.github.apple.coremltools"
+"""What the keys of coremltools' own metadata begin with."""
+
 COMPUTE_UNITS = ("ALL", "CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE")
 
 
@@ -129,8 +135,27 @@ def load_function(package: Path) -> Any:
             ) from error
 
 
-def read_program(package: Path) -> MilProgram:
-    """The ``main`` function of a saved package, ready to run, its constants unpacked.
+def read_metadata(package: Path) -> dict[str, str]:
+    """The texts that a saved package carries, by key: what its exporter wrote, and the versions of the tools.
+
+    Raises:
+        EngineError: the package is damaged or incomplete.
+        MissingExtraError: coremltools is not installed.
+    """
+    with quiet():
+        _coremltools()
+        from coremltools.proto import Model_pb2
+
+        spec = Model_pb2.Model()
+        try:
+            spec.ParseFromString((package / MODEL).read_bytes())
+        except Exception as error:  # protobuf has its own kind, a missing file another
+            raise EngineError(f"{package}: no readable model: {' '.join(str(error).split())[:300]}") from error
+        return dict(spec.description.metadata.userDefined)
+
+
+def read_program(package: Path, halves: bool = True) -> MilProgram:
+    """The ``main`` function of a saved package, ready to run, its constants unpacked; ``halves`` as in ``MilProgram``.
 
     Raises:
         EngineError: as ``load_function``, or an operation has no reference here.
@@ -140,7 +165,7 @@ def read_program(package: Path) -> MilProgram:
     with quiet():
         from edge_dp.runtime.engines.mil import MilProgram
 
-        return MilProgram(function, str(package))
+        return MilProgram(function, str(package), halves)
 
 
 def _coremltools() -> Any:

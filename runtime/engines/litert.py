@@ -22,13 +22,29 @@ class LiteRTEngine(Engine):
 
         self._interpreter = Interpreter(str(self.artifact), num_threads=self.threads)
         self._interpreter.allocate_tensors()
-        self._inputs = _by_name(self._interpreter.get_input_details(), [n for n, _ in self.signature.inputs])
-        self._outputs = _by_name(self._interpreter.get_output_details(), [n for n, _ in self.signature.outputs])
-        for detail, (name, shape) in zip(self._inputs, self.signature.inputs, strict=True):
-            if tuple(detail["shape"]) != shape:
-                raise EngineError(
-                    f"{self.artifact}: input {name!r} has shape {tuple(detail['shape'])}, expected {shape}"
-                )
+        self._inputs, self._outputs = self._border()
+
+    def _border(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Tensors of the file's signature in the order of ours: a file lists them in any order, and names them otherwise."""
+        if len(self._interpreter.get_signature_list()) != 1:
+            raise EngineError(
+                f"{self.artifact}: expected one signature that names inputs and outputs, found none or several"
+            )
+        runner = self._interpreter.get_signature_runner()
+        ordered = []
+        for kind, details, expected in (
+            ("input", runner.get_input_details(), self.signature.inputs),
+            ("output", runner.get_output_details(), self.signature.outputs),
+        ):
+            if sorted(details) != sorted(name for name, _ in expected):
+                names = [name for name, _ in expected]
+                raise EngineError(f"{self.artifact}: expected {kind}s {names}, found {sorted(details)}")
+            for name, shape in expected:
+                if tuple(details[name]["shape"]) != shape:
+                    found = tuple(map(int, details[name]["shape"]))
+                    raise EngineError(f"{self.artifact}: {kind} {name!r} has shape {found}, expected {shape}")
+            ordered.append([details[name] for name, _ in expected])
+        return ordered[0], ordered[1]
 
     def _infer(self, inputs: Tensors) -> list[NDArray[np.float32]]:
         for detail, array in zip(self._inputs, inputs.values(), strict=True):
@@ -38,19 +54,6 @@ class LiteRTEngine(Engine):
 
     def _deactivate(self) -> None:
         del self._interpreter
-
-
-def _by_name(details: list[dict[str, Any]], names: list[str]) -> list[dict[str, Any]]:
-    """Details in the order of ``names``; a tensor is called ``serving_default_NAME`` or ``..._NAME:0`` and the like."""
-    ordered = []
-    for name in names:
-        matches = [
-            d for d in details if name in str(d["name"]).replace(":", "_").split("serving_default_")[-1].split("_")
-        ]
-        if len(matches) != 1:
-            raise EngineError(f"no tensor for {name!r} among {[str(d['name']) for d in details]}")
-        ordered.append(matches[0])
-    return ordered
 
 
 def _quantise(array: NDArray[np.float32], detail: dict[str, Any]) -> NDArray[Any]:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_dp.bundle.manifest import Artifact, Bundle
+from edge_dp.bundle.manifest import Artifact, Bundle, Manifest
 from edge_dp.config import from_mapping
 from edge_dp.data.disparity import colour_limits, disparity_colours, write_png
 from edge_dp.files import json_dump, json_load
@@ -48,13 +48,14 @@ def write_pictures(
     else up to the largest error.
 
     Args:
-        bundle: its first input has the views as channels; its first output is the disparity.
+        bundle: pictures are drawn where its only input has two views as channels and its first output is the disparity.
         outputs: outputs on the first golden case by name of the artifact.
         folder: where the pictures go; it becomes ``report_pictures`` of the bundle.
 
     Returns:
         The shared pictures (``left``, ``right``, ``disparity_float``, ``disparity_quantised``, ``confidence_float``) and
-        those of each artifact (``disparity``, ``error``): what each shows to its path relative to the bundle.
+        those of each artifact (``disparity``, ``error``): what each shows to its path relative to the bundle. Both empty
+        where there is nothing to draw.
 
     Raises:
         InputError: the golden files are damaged, or a picture cannot be written.
@@ -62,15 +63,19 @@ def write_pictures(
     manifest = bundle.manifest
     case = manifest.golden[0]
     spec = manifest.outputs[0]
+    if not _is_drawable(manifest):
+        json_dump({}, folder / SCALES)
+        return {}, {}
     (views,) = bundle.golden_inputs(case)[manifest.inputs[0].name]
-    references = {kind: bundle.golden_outputs(case, kind) for kind in ("float", "quantised")}
+    references = {kind: bundle.golden_outputs(case, kind) for kind in case.outputs}
     disparity = {kind: _plane(tensors[spec.name]) for kind, tensors in references.items()}
     scale = Scale(*colour_limits(disparity["float"]))
 
     album = _Album(folder)
     shared = {name: album.add(name, _grey(view)) for name, view in zip(("left", "right"), views, strict=True)}
-    for kind, values in disparity.items():
-        shared[f"disparity_{kind}"] = album.add_map(f"disparity_{kind}", "disparity", values, scale)
+    for kind in ("float", "quantised"):
+        if kind in disparity:
+            shared[f"disparity_{kind}"] = album.add_map(f"disparity_{kind}", "disparity", disparity[kind], scale)
     if "confidence" in references["float"]:
         confidence = _plane(references["float"]["confidence"])
         shared["confidence_float"] = album.add_map(
@@ -160,6 +165,12 @@ class _Album:
         path = self.add(stem, COLOURINGS[what](values, scale))
         self.scales[path] = scale
         return path
+
+
+def _is_drawable(manifest: Manifest) -> bool:
+    views, first = manifest.inputs[0].shape, manifest.outputs[0]
+    two_views = len(manifest.inputs) == 1 and len(views) == 4 and views[:2] == (1, 2)
+    return two_views and first.name == "disparity" and len(first.shape) == 4 and first.shape[0] == 1
 
 
 def _plane(tensor: NDArray[Any]) -> Map:

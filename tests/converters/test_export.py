@@ -11,11 +11,13 @@ import torch
 import edge_dp
 from edge_dp.bundle.manifest import MANIFEST, read_bundle
 from edge_dp.converters.base import Source
-from edge_dp.converters.export import prepare_source
+from edge_dp.converters.configs import CONFIGS, ExecuTorchConfig, OnnxConfig, TFLiteConfig
+from edge_dp.converters.export import quantised_source
 from edge_dp.converters.registry import CONVERTERS, make_converter
 from edge_dp.converters.tflite import TFLiteConverter
 from edge_dp.errors import ExportError, InputError
 from edge_dp.models.checkpoint import read_checkpoint
+from edge_dp.quantization.qat import float_graph
 from edge_dp.runtime.engines import engine_for, make_engine
 from edge_dp.runtime.validate import signature
 
@@ -24,7 +26,7 @@ CONVOLUTIONS = 20  # of dp_disparity_s
 
 @pytest.fixture(scope="module")
 def source() -> Source:
-    return prepare_source(read_checkpoint("dp_disparity_s"), 64, 96)
+    return quantised_source(read_checkpoint("dp_disparity_s"), 64, 96)
 
 
 def infer(bundle, name, case):
@@ -35,16 +37,16 @@ def infer(bundle, name, case):
 
 def test_every_format_and_precision_is_written(bundle):
     written = {(artifact.format, artifact.precision) for artifact in bundle.manifest.artifacts}
-    assert written == {(entry.format, precision) for entry in CONVERTERS.values() for precision in entry.precisions}
+    assert written == {(config.format, precision) for config in CONFIGS.values() for precision in config.default}
     for artifact in bundle.manifest.artifacts:
         bundle.check_files(artifact.files)
         assert artifact.size_bytes == sum(bundle.path(file).stat().st_size for file in artifact.files)
 
 
 def test_registry_and_converters_agree():
-    for entry in CONVERTERS.values():
-        converter = make_converter(entry.format)
-        assert (converter.format, converter.precisions) == (entry.format, entry.precisions)
+    assert set(CONVERTERS) == set(CONFIGS)
+    for name in CONVERTERS:
+        assert make_converter(name).format == name
 
 
 @pytest.mark.parametrize("name", ["executorch-int8", "tflite-int8", "coreml-w8a8", "onnx-int8"])
@@ -53,9 +55,10 @@ def test_integer_artifacts_compute_in_integers(bundle, name):
     convolutions = sum(
         count for kind, count in kernels.integer.items() if re.search(r"conv|fully connected", kind, re.IGNORECASE)
     )
-    assert convolutions == CONVOLUTIONS
-    # ONNX Runtime alone interpolates in float; nobody convolves or adds in float.
-    assert kernels.floating == ({"Resize": 4} if name == "onnx-int8" else {})
+    # ONNX Runtime interpolates in float: its four bilinear upsamplings are two convolutions each instead.
+    assert convolutions == CONVOLUTIONS + (2 * 4 if name == "onnx-int8" else 0)
+    assert sum(count for kind, count in kernels.integer.items() if "add" in kind.lower()) == 4
+    assert kernels.floating == {} and kernels.outside == {}
 
 
 @pytest.mark.parametrize("name", ["executorch-fp32", "tflite-fp32", "coreml-fp16", "onnx-fp32"])
@@ -142,26 +145,39 @@ def test_float_convolutions_between_quantise_nodes_are_refused(source, tmp_path)
     """What litert_torch writes without a quantisation config: it looks like an int8 artifact and computes in float."""
 
     class Careless(TFLiteConverter):
-        def _convert(self, source, precision, path):
+        def _convert(self, source, config, path):
             import litert_torch
 
-            litert_torch.convert(source.unfolded, source.example).export(str(path))
+            litert_torch.convert(source.quantised.unfolded, source.example).export(str(path))
 
-    probe = {"views": np.zeros((1, 2, 64, 96), np.float32)}
+    probes = {"zeros": {"views": np.zeros((1, 2, 64, 96), np.float32)}}
     with pytest.raises(ExportError, match=r"tflite int8: (expected integer kernels, found|written, but does not run)"):
-        Careless().convert(source, "int8", tmp_path, probe)
+        Careless().convert(source, TFLiteConfig(precision="int8"), tmp_path, probes)
 
 
 def test_a_float_program_that_calls_itself_int8_is_refused(source, tmp_path):
     """The same for ExecuTorch: a float module exported under the name int8."""
-    pretender = replace(source, folded=source.module)
-    probe = {"views": np.zeros((1, 2, 64, 96), np.float32)}
-    with pytest.raises(ExportError, match="executorch int8: expected integer kernels"):
-        make_converter("executorch").convert(pretender, "int8", tmp_path, probe)
+    pretender = replace(source, graphs=replace(source.quantised, folded=float_graph(source.module, source.example)))
+    with pytest.raises(ExportError, match="executorch int8: expected integer kernels, found none"):
+        make_converter("executorch").convert(pretender, ExecuTorchConfig(precision="int8"), tmp_path, {})
+
+
+@pytest.mark.parametrize(("scale", "zero_point"), [(1.001, 0), (1.0, 1)], ids=["scale", "zero point"])
+def test_quantisation_other_than_the_trained_one_is_refused(source, tmp_path, scale, zero_point):
+    """A toolchain that derives a scale anew: here the last activation is not the one that the table has."""
+    *others, last = source.quantised.ranges
+    moved = replace(last, scale=last.scale * scale, zero_point=last.zero_point + zero_point)
+    wrong = replace(source, graphs=replace(source.quantised, ranges=(*others, moved)))
+    with pytest.raises(
+        ExportError, match="onnx int8: expected the trained quantisation, found an activation with scale"
+    ):
+        make_converter("onnx").convert(wrong, OnnxConfig(precision="int8"), tmp_path, {})
 
 
 def test_another_size_keeps_the_quantisation(tmp_path):
-    bundle = edge_dp.export("dp_disparity_s", tmp_path / "small", formats=["onnx"], precisions=["int8"], size=(96, 128))
+    bundle = edge_dp.export_checkpoint(
+        "dp_disparity_s", tmp_path / "small", formats=["onnx"], precision=["int8"], size=(96, 128)
+    )
     assert bundle.manifest.inputs[0].shape == (1, 2, 96, 128)
     assert bundle.manifest.outputs[0].shape == (1, 1, 48, 64)
     assert bundle.manifest.quantization == read_checkpoint("dp_disparity_s").ranges
@@ -171,8 +187,8 @@ def test_another_size_keeps_the_quantisation(tmp_path):
     ("arguments", "words"),
     [
         ({"formats": ["tensorrt"]}, "tensorrt: no such format; known are executorch"),
-        ({"precisions": ["int4"]}, "int4: no such precision"),
-        ({"formats": ["onnx"], "precisions": ["w8a8"]}, "w8a8: no such precision; onnx have fp32, int8"),
+        ({"precision": ["int4"]}, "int4: no such precision"),
+        ({"formats": ["onnx"], "precision": ["w8a8"]}, "w8a8: no such precision; onnx have fp16, fp32, int8"),
         ({"size": (100, 128)}, r"multiples of 32, found \(1, 2, 100, 128\)"),
         ({"checkpoint": "nobody"}, "nobody: no checkpoint there .* shipped: dp_disparity_s"),
     ],
@@ -180,7 +196,7 @@ def test_another_size_keeps_the_quantisation(tmp_path):
 def test_wrong_requests_are_refused_before_any_work(tmp_path, arguments, words):
     out = tmp_path / "bundle"
     with pytest.raises(InputError, match=words):
-        edge_dp.export(arguments.pop("checkpoint", "dp_disparity_s"), out, **arguments)
+        edge_dp.export_checkpoint(arguments.pop("checkpoint", "dp_disparity_s"), out, **arguments)
     assert not out.exists()
     assert not list(tmp_path.iterdir())
 
@@ -189,19 +205,23 @@ def test_a_foreign_folder_is_not_replaced(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "holiday.jpg").write_bytes(b"precious")
     with pytest.raises(InputError, match="photos"):
-        edge_dp.export("dp_disparity_s", tmp_path / "photos", formats=["onnx"], precisions=["fp32"], size=(32, 32))
+        edge_dp.export_checkpoint(
+            "dp_disparity_s", tmp_path / "photos", formats=["onnx"], precision=["fp32"], size=(32, 32)
+        )
     assert (tmp_path / "photos" / "holiday.jpg").read_bytes() == b"precious"
 
 
 def test_diverged_weights_are_refused_and_the_old_bundle_stays(tmp_path):
     out = tmp_path / "bundle"
-    edge_dp.export("dp_disparity_s", out, formats=["onnx"], precisions=["fp32"], size=(32, 32))
+    edge_dp.export_checkpoint("dp_disparity_s", out, formats=["onnx"], precision=["fp32"], size=(32, 32))
     before = (out / MANIFEST).read_bytes()
     checkpoint = read_checkpoint("dp_disparity_s")
     weights = dict(checkpoint.weights)
     weights["disparity.weight"] = np.full_like(weights["disparity.weight"], np.nan)
     with pytest.raises(ExportError, match=r"disparity.weight: expected finite weights, found NaN"):
-        edge_dp.export(replace(checkpoint, weights=weights), out, formats=["onnx"], precisions=["fp32"], size=(32, 32))
+        edge_dp.export_checkpoint(
+            replace(checkpoint, weights=weights), out, formats=["onnx"], precision=["fp32"], size=(32, 32)
+        )
     assert (out / MANIFEST).read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
     read_bundle(out)
@@ -210,5 +230,5 @@ def test_diverged_weights_are_refused_and_the_old_bundle_stays(tmp_path):
 def test_a_failing_toolchain_leaves_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.onnx.export", lambda *_, **__: 1 / 0)
     with pytest.raises(ExportError, match="onnx fp32: the toolchain failed: division by zero"):
-        edge_dp.export("dp_disparity_s", tmp_path / "b", formats=["onnx"], precisions=["fp32"], size=(32, 32))
+        edge_dp.export_checkpoint("dp_disparity_s", tmp_path / "b", formats=["onnx"], precision=["fp32"], size=(32, 32))
     assert not list(tmp_path.iterdir())

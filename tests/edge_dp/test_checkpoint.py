@@ -285,9 +285,9 @@ def test_shipped_student_sees_disparity_and_its_int8_graph_sees_the_same(shipped
     checkpoint = read_checkpoint(shipped)
     student = checkpoint.build()
     shape = (1, 2, 96, 128)
-    prepared = prepare(student, shape)
+    prepared = prepare(student, (torch.zeros(shape),))
     restore_ranges(prepared, checkpoint.ranges)
-    observe_weights(prepared, shape)
+    observe_weights(prepared)
     captures = [simulate_capture(987_654, i, SimulationConfig(SceneConfig(height=96, width=128))) for i in range(8)]
     views = torch.from_numpy(np.stack([checkpoint.exposure(capture.views[:, 0]) for capture in captures]))
     truth = np.stack([capture.disparity.reshape(48, 2, 64, 2).mean(axis=(1, 3)) for capture in captures])

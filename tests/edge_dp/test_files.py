@@ -1,7 +1,10 @@
 import hashlib
+import sys
+from pathlib import Path
 
 import pytest
 
+import edge_dp.files
 from edge_dp.errors import InputError, SchemaError
 from edge_dp.files import atomic_folder, atomic_write, json_dump, json_load, sha256
 
@@ -15,6 +18,12 @@ def write_bundle(folder, text):
         (temporary / "golden").mkdir()
         (temporary / "golden" / "input.bin").write_bytes(b"\0" * 10)
         (temporary / "manifest.json").write_text(text)
+
+
+def interrupt(folder, error):
+    with atomic_folder(folder, "manifest.json") as temporary:
+        (temporary / "manifest.json").write_text("half")
+        raise error
 
 
 def test_atomic_write_makes_parents_and_keeps_the_suffix(tmp_path):
@@ -77,7 +86,32 @@ def test_atomic_folder_interrupted_keeps_the_old_one(tmp_path):
     assert (bundle / "manifest.json").read_text() == "old"
 
 
+def test_atomic_folder_is_replaced_in_one_step_where_the_system_can(tmp_path, monkeypatch):
+    """Two renames would leave a moment, and after a kill an age, without any folder of that name."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("no exchange of two names on this system")
+    bundle = tmp_path / "bundle"
+    write_bundle(bundle, "old")
+    monkeypatch.delattr(Path, "rename")
+    write_bundle(bundle, "new")
+    assert (bundle / "manifest.json").read_text() == "new"
+    assert names(tmp_path) == ["bundle"]
+
+
+def test_atomic_folder_full_disk_is_one_line(tmp_path):
+    bundle = tmp_path / "bundle"
+    write_bundle(bundle, "old")
+    with pytest.raises(InputError, match=r"bundle: expected a place that can be written, found: No space left\. Free"):
+        interrupt(bundle, OSError(28, "No space left"))
+    with pytest.raises(FileNotFoundError):  # not about writing: none of its business
+        interrupt(bundle, FileNotFoundError(2, "No such file", "calibration.npy"))
+    assert names(tmp_path) == ["bundle"]
+    assert (bundle / "manifest.json").read_text() == "old"
+
+
 def test_atomic_folder_puts_the_old_one_back_if_the_last_rename_fails(tmp_path, monkeypatch):
+    """The way of systems that cannot exchange two names."""
+    monkeypatch.setattr(edge_dp.files, "_exchange", lambda *_: False)
     bundle = tmp_path / "bundle"
     write_bundle(bundle, "old")
     rename = type(bundle).rename
@@ -103,6 +137,8 @@ def test_atomic_folder_never_touches_what_edge_dp_did_not_write(tmp_path):
     assert names(foreign) == ["holiday.jpg"]
     with pytest.raises(InputError, match=r"holiday\.jpg: expected the name of a folder to write, found a file"):
         write_bundle(foreign / "holiday.jpg", "new")
+    with pytest.raises(InputError, match=r"below: expected a place that can be written, found: Not a directory"):
+        write_bundle(foreign / "holiday.jpg" / "below", "new")
 
 
 def test_atomic_folder_that_turns_foreign_meanwhile_is_left_alone(tmp_path):

@@ -14,6 +14,7 @@ from edge_dp.quantization.qat import (
     prepare,
     read_ranges,
     restore_ranges,
+    set_output_ranges,
     snap_biases,
 )
 
@@ -61,7 +62,7 @@ def run(module, views):
 @pytest.fixture(scope="module")
 def trained():
     """A prepared graph after a few steps of quantisation-aware training, ranges frozen half way."""
-    prepared = prepare(small_network(), SHAPE)
+    prepared = prepare(small_network(), (torch.zeros(SHAPE),))
     optimiser = torch.optim.SGD(prepared.parameters(), 1e-2)
     for step in range(8):
         if step == 4:
@@ -71,7 +72,7 @@ def trained():
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    observe_weights(prepared, SHAPE)
+    observe_weights(prepared)
     return prepared
 
 
@@ -197,9 +198,9 @@ def test_upsampling_shares_the_quantisation_of_its_input(trained, folded, ranges
 
 @pytest.mark.parametrize("shape", [SHAPE, (2, 2, 48, 64)])
 def test_weights_and_table_give_the_trained_graph_back_bit_for_bit(trained, ranges, shape):
-    prepared = prepare(with_weights_of(trained), shape)
+    prepared = prepare(with_weights_of(trained), (torch.zeros(shape),))
     restore_ranges(prepared, list(ranges.values()))
-    observe_weights(prepared, shape)
+    observe_weights(prepared)
     assert read_ranges(prepared) == list(ranges.values())
     for views in (torch.rand(shape), 5 * torch.rand(3, 2, 32, 96)):
         for pair in ((prepared, trained), (convert(prepared), convert(trained))):
@@ -210,17 +211,17 @@ def test_weights_and_table_give_the_trained_graph_back_bit_for_bit(trained, rang
 
 def test_restored_weights_follow_the_weights_and_not_a_former_range(trained, ranges):
     network = with_weights_of(trained)
-    prepared = prepare(network, SHAPE)
+    prepared = prepare(network, (torch.zeros(SHAPE),))
     restore_ranges(prepared, list(ranges.values()))
-    observe_weights(prepared, SHAPE)
+    observe_weights(prepared)
     with torch.no_grad():
         prepared.get_parameter("disparity.weight").mul_(0.5)
-    observe_weights(prepared, SHAPE)
+    observe_weights(prepared)
     with torch.no_grad():
         network.disparity.weight.mul_(0.5)
-    fresh = prepare(network, SHAPE)
+    fresh = prepare(network, (torch.zeros(SHAPE),))
     restore_ranges(fresh, list(ranges.values()))
-    observe_weights(fresh, SHAPE)
+    observe_weights(fresh)
     views = torch.rand(SHAPE)
     for a, b in zip(run(convert(prepared), views), run(convert(fresh), views), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
@@ -228,7 +229,7 @@ def test_restored_weights_follow_the_weights_and_not_a_former_range(trained, ran
 
 @pytest.fixture(scope="module")
 def freshly_prepared():
-    return prepare(small_network(), SHAPE)
+    return prepare(small_network(), (torch.zeros(SHAPE),))
 
 
 def test_table_without_an_entry_names_it(freshly_prepared, ranges):
@@ -280,9 +281,9 @@ def test_two_entries_of_one_tensor_are_refused(freshly_prepared, ranges):
 
 def test_biases_are_snapped_to_the_accumulators_grid_and_stay_the_same_half_floats(ranges):
     network = small_network()
-    prepared = prepare(network, SHAPE)
+    prepared = prepare(network, (torch.zeros(SHAPE),))
     restore_ranges(prepared, list(ranges.values()))
-    observe_weights(prepared, SHAPE)
+    observe_weights(prepared)
     snap_biases(prepared)
     inputs = {"encoder.0.0.conv": "views", "decoder.0.reduce": "relu_3", "disparity": "relu_4"}
     for name, source in inputs.items():
@@ -296,3 +297,19 @@ def test_biases_are_snapped_to_the_accumulators_grid_and_stay_the_same_half_floa
     once = {name: value.clone() for name, value in prepared.named_parameters()}
     snap_biases(prepared)
     assert all(torch.equal(value, once[name]) for name, value in prepared.named_parameters())
+
+
+def test_output_ranges_are_those_asked_for():
+    student = DpDisparity().eval()
+    student.fold_batch_norm()
+    prepared = prepare(student, (torch.rand(1, 2, 32, 32),))
+    prepared(torch.rand(1, 2, 32, 32))
+    freeze_ranges(prepared)
+    set_output_ranges(prepared, [(-4.9, 5.9), (0.2, 1.1)])
+    disparity, confidence = read_ranges(prepared)[-2:]
+    for entry, (low, high) in ((disparity, (-4.9, 5.9)), (confidence, (0.0, 1.1))):
+        step = (high - low) / 255
+        assert abs((-128 - entry.zero_point) * entry.scale - low) < step
+        assert abs((127 - entry.zero_point) * entry.scale - high) < step
+    freeze_ranges(prepared)
+    assert read_ranges(prepared)[-2:] == [disparity, confidence]

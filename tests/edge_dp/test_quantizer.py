@@ -6,7 +6,6 @@ import torch
 from scipy.signal import correlate
 from torch import nn
 
-from edge_dp.errors import ExportError
 from edge_dp.quantization.qat import convert, freeze_ranges, prepare, read_ranges, rounding_noise, snap_biases
 
 SHAPE = (1, 2, 32, 32)
@@ -34,14 +33,9 @@ class Block(nn.Module):
         return self.after(self.stem(x))
 
 
-class PlusOne(nn.Module):
-    def forward(self, x):
-        return x + 1.0
-
-
 def test_scale_and_zero_point_follow_from_the_averaged_range_of_what_was_seen():
     """Affine int8 over [min, max], moved by a hundredth towards each further batch; the scale as a half float."""
-    prepared = prepare(Block(nn.ReLU()).eval(), (1, 2, 8, 8))
+    prepared = prepare(Block(nn.ReLU()).eval(), (torch.zeros((1, 2, 8, 8)),))
     views = torch.rand(1, 2, 8, 8)
     views[0, 0, 0, :2] = torch.tensor([-0.3, 1.1])
     prepared(views)
@@ -55,7 +49,7 @@ def test_scale_and_zero_point_follow_from_the_averaged_range_of_what_was_seen():
 
 @pytest.mark.parametrize(("sign", "zero_point"), [(1, -128), (-1, 127)])
 def test_range_holds_zero_which_padding_needs_exactly(sign, zero_point):
-    prepared = prepare(Block(nn.ReLU()).eval(), (1, 2, 8, 8))
+    prepared = prepare(Block(nn.ReLU()).eval(), (torch.zeros((1, 2, 8, 8)),))
     prepared(sign * (3 + torch.rand(1, 2, 8, 8)))
     freeze_ranges(prepared)
     assert read_ranges(prepared)[0].zero_point == zero_point
@@ -63,14 +57,14 @@ def test_range_holds_zero_which_padding_needs_exactly(sign, zero_point):
 
 
 def test_range_of_a_constant_input_keeps_the_smallest_scale():
-    prepared = prepare(Block(nn.ReLU()).eval(), SHAPE)
+    prepared = prepare(Block(nn.ReLU()).eval(), (torch.zeros(SHAPE),))
     prepared(torch.zeros(SHAPE))
     freeze_ranges(prepared)
     assert read_ranges(prepared)[0].scale == 2.0**-12
 
 
 def test_observing_goes_on_until_ranges_are_frozen():
-    prepared = prepare(Block(nn.ReLU()).eval(), SHAPE)
+    prepared = prepare(Block(nn.ReLU()).eval(), (torch.zeros(SHAPE),))
     scales = []
     for gain in (1, 2):
         prepared(gain * torch.rand(SHAPE))
@@ -85,7 +79,7 @@ def test_observing_goes_on_until_ranges_are_frozen():
 
 
 def test_rounding_noise_moves_activations_by_a_step_at_most_and_ends_with_its_block():
-    prepared = prepare(Block(nn.ReLU()).eval(), SHAPE)
+    prepared = prepare(Block(nn.ReLU()).eval(), (torch.zeros(SHAPE),))
     prepared(torch.rand(SHAPE))
     freeze_ranges(prepared)
     table, views = read_ranges(prepared), torch.rand(SHAPE) * 0.9
@@ -104,23 +98,11 @@ def test_rounding_noise_moves_activations_by_a_step_at_most_and_ends_with_its_bl
     assert read_ranges(prepared) == table
 
 
-@pytest.mark.parametrize(("after", "operation"), [(nn.Sigmoid(), "sigmoid"), (nn.MaxPool2d(2), "max_pool2d")])
-def test_operation_without_integer_rule_is_refused_with_its_module_path(after, operation):
-    network = Block(nn.Sequential(nn.ReLU(), after)).eval()
-    with pytest.raises(ExportError, match=rf"^after\.1: operation aten\.{operation}.* no portable integer rule"):
-        prepare(network, (1, 2, 8, 8))
-
-
-def test_addition_of_a_number_is_refused_with_its_module_path():
-    with pytest.raises(ExportError, match="after"):
-        prepare(Block(PlusOne()).eval(), (1, 2, 8, 8))
-
-
 def test_converted_convolution_is_integer_arithmetic():
     """q_out = clip(round(max(0, sum (q_x - z_x) q_w + q_b) * s_x s_w / s_out) + z_out), in int64 with scipy."""
     network = Block(nn.ReLU()).eval()
     nn.init.constant_(network.stem.bias, 0.2)  # most outputs are positive, some are not
-    prepared = prepare(network, (1, 2, 12, 14))
+    prepared = prepare(network, (torch.zeros((1, 2, 12, 14)),))
     for _ in range(3):
         prepared(torch.rand(1, 2, 12, 14))
     freeze_ranges(prepared)

@@ -234,6 +234,14 @@ def test_half_is_rounded_between_ops(tmp_path: Path) -> None:
     assert found.tolist() == [[0.0, 2.0**-10]]
 
 
+def test_halves_can_be_left_unrounded(tmp_path: Path) -> None:
+    """As integer kernels do between a dequantize and a quantize; infinity is then no limit either."""
+    package = package_of(Formula(lambda x: (x + 1) - 1), tmp_path / "net.mlpackage", "FLOAT16", image((1, 2)))
+    x = np.float32([[2.0**-14, 70000.0]])
+    assert read_program(package).run({"x": x})["out"].tolist() == [[0.0, np.inf]]
+    assert read_program(package, halves=False).run({"x": x})["out"].tolist() == x.tolist()
+
+
 def test_half_is_not_rounded_inside_an_op(tmp_path: Path) -> None:
     """A running sum of halves would stay at 2048."""
     found = evaluated(Formula(lambda x: x.sum(1)), np.ones((1, 4000)), tmp_path / "net.mlpackage", "FLOAT16")

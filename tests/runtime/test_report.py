@@ -131,8 +131,6 @@ def small_bundle(folder: Path, views: np.ndarray, references: dict[str, dict[str
                 TensorSpec("disparity", OUTPUT, "NCHW", "px of the input", ("disparity",), STEP, 0),
                 TensorSpec("confidence", OUTPUT, "NCHW", "code", ("confidence",), STEP, 0),
             ),
-            disparity_convention="",
-            confidence_convention="",
             preprocessing=Preprocessing(ExposureNormalisation()),
             artifacts=tuple(
                 Artifact(name, form, precision, reference, f"{name}.bin", 0, {}, kernels)
@@ -228,6 +226,20 @@ def test_an_artifact_of_nothing_but_nan_has_pictures(made, tmp_path):
     shared, by_artifact = write_pictures(made.bundle, {"onnx-fp32": nan}, tmp_path)
     assert (cv2.imread(str(tmp_path / Path(by_artifact["onnx-fp32"]["error"]).name)) == 0).all()
     assert set(shared) == {"left", "right", "disparity_float", "disparity_quantised", "confidence_float"}
+
+
+@pytest.mark.parametrize("change", ["three channels", "two inputs", "no disparity"])
+def test_other_networks_have_no_pictures(made, tmp_path, change):
+    manifest = made.bundle.manifest
+    (views,), (disparity, confidence) = manifest.inputs, manifest.outputs
+    changed = {
+        "three channels": {"inputs": (replace(views, shape=(1, 3, 48, 64)),)},
+        "two inputs": {"inputs": (views, replace(views, name="more"))},
+        "no disparity": {"outputs": (confidence, disparity)},
+    }
+    bundle = replace(made.bundle, manifest=replace(manifest, **changed[change]))
+    assert write_pictures(bundle, {}, tmp_path) == ({}, {})
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["scales.json"]
 
 
 def test_names_of_pictures_stay_in_their_folder(made, tmp_path):

@@ -116,9 +116,9 @@ def test_checkpoint_is_the_trained_network_float_and_quantised(finished):
     checkpoint = finished.checkpoint
     trained = finished.evaluated[1][0]
     views = torch.rand(2, 2, 64, 64, generator=torch.Generator().manual_seed(0)) * 0.5
-    prepared = prepare(checkpoint.build(), (1, 2, 64, 64))
+    prepared = prepare(checkpoint.build(), (torch.zeros(1, 2, 64, 64),))
     restore_ranges(prepared, checkpoint.ranges)
-    observe_weights(prepared, (1, 2, 64, 64))
+    observe_weights(prepared)
     with torch.no_grad():
         for mine, its in ((prepared, trained), (convert(prepared), convert(trained))):
             for a, b in zip(mine(views), its(views), strict=True):
@@ -240,8 +240,8 @@ def states_are_finite(path):
 def test_loss_that_is_not_a_number_ends_the_stage_and_keeps_the_last_save(tmp_path, monkeypatch):
     draw = distill.draw_batch
 
-    def broken_from_step_12(samples, seed, stage, step, size):
-        views, label, mask = draw(samples, seed, stage, step, size)
+    def broken_from_step_12(samples, seed, stage, step, size, blank_share):
+        views, label, mask = draw(samples, seed, stage, step, size, blank_share)
         return views, label * math.nan if step >= 12 else label, mask
 
     monkeypatch.setattr(distill, "draw_batch", broken_from_step_12)
@@ -276,7 +276,7 @@ def test_saved_state_of_a_quantised_stage_keeps_the_smallest_scale(tmp_path):
         module = Linear()
         for parameter in module.disparity.parameters():
             torch.nn.init.zeros_(parameter)
-        graph = prepare(module.eval(), (1, 2, 16, 16))
+        graph = prepare(module.eval(), (torch.zeros(1, 2, 16, 16),))
         return graph, dict(graph.named_parameters()), torch.optim.AdamW(graph.parameters())
 
     first, second = prepared_with_a_dead_output(), prepared_with_a_dead_output()
@@ -312,6 +312,22 @@ def test_optimiser_is_adamw_with_clipped_gradients_and_the_scheduled_rate(tmp_pa
     for name, value in module.named_parameters():
         expected = before[name] * (1 - 0.01 * 1e-4) - 0.01 * torch.sign(gradients[name])
         torch.testing.assert_close(value.detach(), expected, atol=1e-5, rtol=0)
+
+
+def test_blank_views_keep_their_labels_and_the_rest_of_the_batch():
+    """A share of the views has nothing to match in it: noise or one level; labels, masks and the other views stay."""
+    plain = distill.draw_batch(some_samples(), 3, 1, 0, 64)
+    mixed = distill.draw_batch(some_samples(), 3, 1, 0, 64, 0.5)
+    changed = (plain[0] != mixed[0]).flatten(1).any(1)
+    assert 16 < int(changed.sum()) < 48
+    for label_or_mask in (1, 2):
+        torch.testing.assert_close(plain[label_or_mask], mixed[label_or_mask], rtol=0, atol=0)
+    blank = mixed[0][changed]
+    assert 0.0 <= blank.min() and blank.max() <= 1.0
+    assert {0.0, 1.0} <= set(blank.flatten(1).min(1).values.tolist()) | set(blank.flatten(1).max(1).values.tolist())
+    everything = distill.draw_batch(some_samples(), 3, 1, 0, 64, 1.0)[0]
+    assert (everything != plain[0]).flatten(1).any(1).all()
+    torch.testing.assert_close(distill.draw_batch(some_samples(), 3, 1, 0, 64, 0.5)[0], mixed[0], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("disparity", [-2.5, 0.0, 1.75])

@@ -94,6 +94,7 @@ def test_contradiction_in_a_recipe_is_refused_with_file_and_stage(tmp_path, chan
         {"save_every": 0},
         {"seed": -1},
         {"quantised_stage__observe_steps": -1},
+        {"quantised_stage__blank_share": 1.5},
         {"data__simulation__scene__height": 100},
         {"data__simulation__scene__disparity": [5.0, -4.0]},
         {"data__simulation__rig_gain": 12.0},

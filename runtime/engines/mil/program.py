@@ -54,6 +54,9 @@ class MilProgram:
     Args:
         function: a function of a MIL program as coremltools reads it, with fixed shapes.
         source: what error messages call the program, such as the path of the package.
+        halves: round results to half where the program declares them float16. Without it nothing is rounded between a
+            ``dequantize`` and the next ``quantize``, as in a kernel that sums integers; what the two differ by is the
+            rounding to halves.
 
     Attributes:
         inputs: the types of the inputs by name, in order.
@@ -65,8 +68,8 @@ class MilProgram:
             that is not fixed, or constants that do not fit together.
     """
 
-    def __init__(self, function: MilObject, source: str) -> None:
-        self._source = source
+    def __init__(self, function: MilObject, source: str, halves: bool = True) -> None:
+        self._source, self._halves = source, halves
         self.inputs: dict[str, TensorType] = {name: self._type(var) for name, var in function.inputs.items()}
         self.outputs: dict[str, TensorType] = {var.name: self._type(var) for var in function.outputs}
         self._constants: dict[str, Constant] = {}
@@ -103,7 +106,7 @@ class MilProgram:
                 if name not in inputs or inputs[name].shape != kind.shape:
                     found = inputs[name].shape if name in inputs else "nothing"
                     raise EngineError(f"{self._source}: input {name!r}: expected shape {kind.shape}, found {found}")
-                values[name] = _held(torch.tensor(inputs[name]), kind.dtype)  # a copy: arrays may be read-only
+                values[name] = self._held(torch.tensor(inputs[name]), kind.dtype)  # a copy: arrays may be read-only
             for step in self._steps:
                 for (name, _), value in zip(step.outputs, self._results(step, values), strict=True):
                     values[name] = value
@@ -154,13 +157,12 @@ class MilProgram:
             value = torch.as_tensor(result)
             if value.shape != kind.shape:
                 raise EngineError(f"{label}: {name!r} is declared {kind.shape}, computed {tuple(value.shape)}")
-            results.append(value if step.entry.moves else _held(value, kind.dtype))
+            results.append(value if step.entry.moves else self._held(value, kind.dtype))
         return results
 
-
-def _held(value: Tensor, dtype: str) -> Tensor:
-    """The tensor as MIL type ``dtype`` stores it: rounded to half for fp16, held as in ``HELD_AS``."""
-    return value.half().float() if dtype == "fp16" else value.to(HELD_AS[dtype])
+    def _held(self, value: Tensor, dtype: str) -> Tensor:
+        """The tensor as MIL type ``dtype`` stores it: rounded to half for fp16, held as in ``HELD_AS``."""
+        return value.half().float() if self._halves and dtype == "fp16" else value.to(HELD_AS[dtype])
 
 
 def _constant(value: object) -> Constant:
