@@ -214,33 +214,33 @@ def parting(subject: Subject) -> Parting:
         ExportError: the reference has no rule for an operation.
     """
     inputs = subject.cases[0].inputs
-    forced = _OneByOne(subject.graphs.folded, IntegerGraph(subject.graphs.folded).trace(list(inputs.values())))
+    forced = OneByOne(subject.graphs.folded, IntegerGraph(subject.graphs.folded).trace(list(inputs.values())))
     with torch.no_grad():
         forced.run(*map(torch.from_numpy, inputs.values()))
     values: Counter[str] = Counter()
     different: Counter[str] = Counter()
-    for _, label, count, wrong in forced.activations:
-        values[label] += count
-        different[label] += wrong
+    for _, label, distance in forced.activations:
+        values[label] += distance.size
+        different[label] += int((distance > 0).sum())
     fresh = {
         label: different[label] / values[label] for label in sorted(values, key=lambda k: -different[k] / values[k])
     }
-    for place, label, count, wrong in forced.activations:
-        if wrong:
-            return Parting(place, label, wrong / count, fresh)
+    for place, label, distance in forced.activations:
+        if distance.any():
+            return Parting(place, label, float((distance > 0).mean()), fresh)
     return Parting("", "", 0.0, fresh)
 
 
-class _OneByOne(Interpreter):
+class OneByOne(Interpreter):
     """Runs a converted graph and puts, behind each operation, the reference's integers in place of its own.
 
-    activations: module, operation, number of values, number of them that differ; of each activation in order.
+    activations: of each in order, its module, its operation, and the distance in steps of every value that was computed.
     """
 
     def __init__(self, graph: GraphModule, trace: dict[str, NDArray[np.int8]]) -> None:
         super().__init__(graph)
         self.trace = trace
-        self.activations: list[tuple[str, str, int, int]] = []
+        self.activations: list[tuple[str, str, NDArray[np.int32]]] = []
 
     def run_node(self, n: Node) -> Any:
         """Called for each node in turn."""
@@ -254,5 +254,5 @@ class _OneByOne(Interpreter):
         label = "input" if operation.op == "placeholder" else str(operation.target).removeprefix("aten.").split(".")[0]
         path = module_path(operation).removeprefix("module.")
         place = operation.name if path == "module" else path  # the network itself did it
-        self.activations.append((place, label, expected.size, int((result.numpy() != expected).sum())))
+        self.activations.append((place, label, np.abs(result.numpy().astype(np.int32) - expected).ravel()))
         return torch.from_numpy(expected)

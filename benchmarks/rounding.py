@@ -16,51 +16,22 @@ from typing import Any
 
 import numpy as np
 import torch
+from agreement import OneByOne
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
-from torch.fx import GraphModule, Interpreter, Node
 
 from edge_dp.bundle.manifest import read_bundle
 from edge_dp.converters.source import network_of_checkpoint, quantise_checkpoint
 from edge_dp.errors import EdgeDpError, InputError
 from edge_dp.models.checkpoint import read_checkpoint
 from edge_dp.quantization.integer.differences import DIFFERENCES
-from edge_dp.quantization.integer.graph import CLAMPS, IntegerGraph
+from edge_dp.quantization.integer.graph import IntegerGraph
 from edge_dp.runtime.engines import engine_for, make_engine
 from edge_dp.runtime.engines.base import Tensors
 from edge_dp.runtime.validate import signature
 
 CONVERTED = "converted graph"
-
-
-class _OneByOne(Interpreter):
-    """Runs a converted graph and puts, behind each operation, the reference's integers in place of its own.
-
-    distances: by operation, in steps, of every value that it computed.
-    """
-
-    def __init__(self, graph: GraphModule, trace: dict[str, NDArray[np.int8]]) -> None:
-        super().__init__(graph)
-        self.trace = trace
-        self.distances: dict[str, list[NDArray[np.int32]]] = defaultdict(list)
-
-    def run_node(self, n: Node) -> Any:
-        """Called for each node in turn."""
-        result = super().run_node(n)
-        if "quantize_per_tensor" not in str(n.target) or "dequantize" in str(n.target):
-            return result
-        named: Any = n.args[0]
-        operation = named
-        while operation.target in CLAMPS:
-            operation = operation.args[0]
-        expected = self.trace[named.name]
-        self.distances[_label(operation)].append(np.abs(result.numpy().astype(np.int32) - expected))
-        return torch.from_numpy(expected)
-
-
-def _label(operation: Node) -> str:
-    return "input" if operation.op == "placeholder" else str(operation.target).removeprefix("aten.").split(".")[0]
 
 
 def _shares(distance: NDArray[Any]) -> list[str]:
@@ -125,11 +96,11 @@ def main() -> int:
 
     distances: dict[str, list[NDArray[np.int32]]] = defaultdict(list)
     for case in inputs:
-        forced = _OneByOne(folded, reference.trace(list(case.values())))
+        forced = OneByOne(folded, reference.trace(list(case.values())))
         with torch.no_grad():
             forced.run(*map(torch.from_numpy, case.values()))
-        for operation, parts in forced.distances.items():
-            distances[operation] += [part.ravel() for part in parts]
+        for _, operation, steps in forced.activations:
+            distances[operation].append(steps)
     single = _table(
         "PyTorch against the reference, operation by operation, on the same integers",
         "operation", "values", "equal %", "within 2 steps %", "max steps", right=4,

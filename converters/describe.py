@@ -23,9 +23,11 @@ from edge_dp.converters.source import Network
 from edge_dp.models.checkpoint import Checkpoint
 from edge_dp.models.confidence import B_MAX, B_MIN
 from edge_dp.quantization.ranges import ActivationRange
+from edge_dp.sensors.profile import SensorProfile
 
 _DISPARITY = "left(x) = right(x + d), x along the dual-pixel axis; d in px of the input, positive is farther than the focus plane"
 _CONFIDENCE = f"expected absolute error of the disparity = {B_MAX} * ({B_MIN} / {B_MAX}) ** confidence px of the input"
+_LICENCE = "Apache-2.0"
 _TOOLS = (
     "torch",
     "torchao",
@@ -56,8 +58,10 @@ class Description:
         return replace(self.draft, artifacts=tuple(artifacts), golden=tuple(golden))
 
 
-def describe_checkpoint(network: Network, graphs: QuantisedGraphs, checkpoint: Checkpoint) -> Description:
-    """Of a dual-pixel student."""
+def describe_checkpoint(
+    network: Network, graphs: QuantisedGraphs, checkpoint: Checkpoint, sensor: SensorProfile | None = None
+) -> Description:
+    """Of a dual-pixel student, for any sensor or for one."""
     into, out = _border_ranges(network, graphs)
     (name, shape), training = network.signature.inputs[0], checkpoint.training
     views = TensorSpec(
@@ -68,7 +72,8 @@ def describe_checkpoint(network: Network, graphs: QuantisedGraphs, checkpoint: C
         TensorSpec(key, size, "NCHW", meanings[key][0], (key,), *_step(out[key]), meaning=meanings[key][1])
         for key, size in network.signature.outputs
     )
-    licences = {
+    exposure = checkpoint.exposure
+    licences = {"code": _LICENCE} | {
         what: str(training[f"{what}_licence"])
         for what in ("data", "teacher", "weights")
         if f"{what}_licence" in training
@@ -78,7 +83,8 @@ def describe_checkpoint(network: Network, graphs: QuantisedGraphs, checkpoint: C
         graphs,
         inputs=(views,),
         outputs=outputs,
-        preprocessing=Preprocessing(exposure=checkpoint.exposure),
+        preprocessing=Preprocessing.for_sensor(exposure, sensor) if sensor else Preprocessing(exposure),
+        sensor=sensor.to_dict() if sensor else None,
         metrics=dict(training.get("metrics", {})),
         licences=licences,
         training=json.loads(json.dumps(training)),

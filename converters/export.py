@@ -30,6 +30,7 @@ from edge_dp.converters.stages import measure_stages, write_stages
 from edge_dp.errors import InputError
 from edge_dp.files import atomic_folder, check_replaceable
 from edge_dp.models.checkpoint import Checkpoint, read_checkpoint
+from edge_dp.sensors.profile import SensorProfile
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, steps done and steps in all."""
@@ -111,6 +112,7 @@ def export_checkpoint(
     formats: Formats | None = None,
     precision: str | Sequence[str] | None = None,
     size: tuple[int, int] | None = None,
+    sensor: SensorProfile | None = None,
     require_full_delegation: bool = False,
     progress: Progress = lambda *_: None,
 ) -> Bundle:
@@ -121,6 +123,7 @@ def export_checkpoint(
     Args:
         checkpoint: name of a shipped one, folder, or one in memory.
         size: height and width of the input; the checkpoint's own unless given.
+        sensor: whose captures the bundle is for; the manifest then holds its profile, levels and gain.
         out, formats, precision, require_full_delegation, progress: as in ``export``.
 
     Returns:
@@ -136,7 +139,7 @@ def export_checkpoint(
     network = network_of_checkpoint(checkpoint, *(size or checkpoint.input_size))
     graphs = quantise_checkpoint(network, checkpoint)
     cases = checkpoint_cases(network, checkpoint.exposure)
-    description = describe_checkpoint(network, graphs, checkpoint)
+    description = describe_checkpoint(network, graphs, checkpoint, sensor)
     return _Job(network, graphs, cases, configs, description, require_full_delegation).write(Path(out), progress)
 
 

@@ -55,6 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--require-full-delegation", action="store_true", help="fail where an engine's delegate does not take all work"
     )
+    parser.add_argument(
+        "--sensor", metavar="NAME", help="of a checkpoint: whose captures it is for; its profile goes into the manifest"
+    )
     parser.add_argument("--json", action="store_true", help="print the artifacts as JSON")
 
 
@@ -82,6 +85,7 @@ def call(options: argparse.Namespace) -> int:
 
 def _export_checkpoint(options: argparse.Namespace, formats: list[FormatConfig], progress: Progress) -> Bundle:
     import edge_dp
+    from edge_dp.sensors import load_sensor
 
     if options.int16:
         raise InputError(f"{options.model}: --int16 is not for a checkpoint")
@@ -90,6 +94,7 @@ def _export_checkpoint(options: argparse.Namespace, formats: list[FormatConfig],
         options.out,
         formats=formats,
         size=options.size,
+        sensor=load_sensor(options.sensor) if options.sensor else None,
         require_full_delegation=options.require_full_delegation,
         progress=progress,
     )
@@ -98,6 +103,8 @@ def _export_checkpoint(options: argparse.Namespace, formats: list[FormatConfig],
 def _export_network(options: argparse.Namespace, formats: list[FormatConfig], progress: Progress) -> Bundle:
     import edge_dp
 
+    if options.sensor:
+        raise InputError(f"{options.model}: --sensor is not for a network of your own")
     return edge_dp.export(
         **network_arguments(options),
         out=options.out,

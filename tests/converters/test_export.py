@@ -1,5 +1,6 @@
 """Export of the shipped student: every artifact, its integers, and what is refused."""
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from edge_dp.models.checkpoint import read_checkpoint
 from edge_dp.quantization.qat import float_graph
 from edge_dp.runtime.engines import engine_for, make_engine
 from edge_dp.runtime.validate import signature
+from edge_dp.sensors import load_sensor
 
 CONVOLUTIONS = 20  # of dp_disparity_s
 
@@ -232,3 +234,14 @@ def test_a_failing_toolchain_leaves_nothing_behind(tmp_path, monkeypatch):
     with pytest.raises(ExportError, match="onnx fp32: the toolchain failed: division by zero"):
         edge_dp.export_checkpoint("dp_disparity_s", tmp_path / "b", formats=["onnx"], precision=["fp32"], size=(32, 32))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_named_sensor_puts_its_numbers_into_the_manifest(tmp_path):
+    sensor = load_sensor("pixel4")
+    manifest = edge_dp.export_checkpoint(
+        "dp_disparity_s", tmp_path / "b", formats="onnx", precision="fp32", size=(32, 32), sensor=sensor
+    ).manifest
+    assert manifest.sensor == json.loads(json.dumps(sensor.to_dict()))
+    assert manifest.preprocessing is not None
+    assert (manifest.preprocessing.black_level, manifest.preprocessing.white_level) == (1024, 16383)
+    assert manifest.preprocessing.right_gain == sensor.right_gain
