@@ -17,10 +17,10 @@ import cv2
 import numpy as np
 from baselines import BASELINES, METRICS, score
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 
 import edge_dp
+from edge_dp.cli.tables import console
 from edge_dp.data.dual_pixel.xin2021 import Xin2021
 from edge_dp.errors import EdgeDpError
 
@@ -45,7 +45,7 @@ def main() -> int:
             disparities[name] = [disparity * (width / disparity.shape[1]) for disparity in predicted]
             following = iter(predicted)
             results[name] = score(lambda _, maps=following: next(maps), captures)
-    table = Table(title=f"Pixel 4, mean over {len(captures)} scenes (lower is better)", min_width=110)
+    table = Table(title=f"Pixel 4, mean over {len(captures)} scenes (lower is better)")
     for column in ("method", *METRICS, "px from float", "AI(2) from float"):
         table.add_column(column, justify="left" if column == "method" else "right")
     for name, rows in results.items():
@@ -58,7 +58,7 @@ def main() -> int:
         if options.scenes:
             for scene, row in zip(captures.names, rows, strict=True):
                 table.add_row(f"  {scene}", *(f"{value:.3f}" for value in row))
-    Console(highlight=False).print(table)
+    console().print(table)
     return 0
 
 

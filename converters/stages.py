@@ -24,6 +24,7 @@ from edge_dp.bundle.check import STAGES
 from edge_dp.config import from_mapping
 from edge_dp.errors import InputError, SchemaError
 from edge_dp.files import json_dump, json_load
+from edge_dp.runtime.engines.torch_threads import torch_threads
 from edge_dp.runtime.parity import ErrorStatistics, compare
 
 if TYPE_CHECKING:
@@ -122,7 +123,8 @@ def measure_stages(
     """
     outputs = {_REFERENCES[reference]: by_case for reference, by_case in expected.items()}
     if source.graphs is not None:
-        outputs |= _partly_quantised(source, cases)
+        with torch_threads(1):  # small steps: more threads would mostly wait for each other
+            outputs |= _partly_quantised(source, cases)
     parents = {stage: parent for stage, parent in _PARENTS.items() if stage in outputs}
     for artifact in manifest.artifacts:
         if found.get(artifact.name):

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edge_dp.errors import EngineError, MissingExtraError
 from edge_dp.quiet import quiet
 from edge_dp.runtime.engines.base import Engine, Signature, Tensors
+from edge_dp.runtime.engines.torch_threads import torch_threads
 
 if TYPE_CHECKING:
     from edge_dp.runtime.engines.mil import MilProgram, TensorType
@@ -91,15 +92,9 @@ class CoreMLReferenceEngine(Engine):
             raise EngineError(f"{self.artifact}: expected {side} {dict(promised)}, found {shapes} in the package")
 
     def _infer(self, inputs: Tensors) -> list[NDArray[np.float32]]:
-        import torch
-
         assert self._program is not None  # the base class runs active engines only
-        threads = torch.get_num_threads()
-        torch.set_num_threads(self.threads)
-        try:
+        with torch_threads(self.threads):
             outputs = self._program.run(inputs)
-        finally:
-            torch.set_num_threads(threads)
         return [outputs[name] for name, _ in self.signature.outputs]
 
     def _deactivate(self) -> None:

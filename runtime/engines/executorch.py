@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from edge_dp.errors import EngineError
 from edge_dp.runtime.engines.base import Engine, Tensors
+from edge_dp.runtime.engines.torch_threads import torch_threads
 
 
 class ExecuTorchEngine(Engine):
@@ -34,12 +35,8 @@ class ExecuTorchEngine(Engine):
         import torch
 
         # The bindings copy through torch, whose thread pool then spins for milliseconds on the cores that XNNPACK wants.
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
+        with torch_threads(1):
             outputs = self._method.execute([torch.from_numpy(array) for array in inputs.values()])
-        finally:
-            torch.set_num_threads(before)
         return [output.detach().numpy().astype(np.float32, copy=True) for output in outputs]
 
     def _deactivate(self) -> None:

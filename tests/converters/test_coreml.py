@@ -90,17 +90,17 @@ def steps(found: Any, wanted: Any, scale: float) -> Any:
 
 
 class Pair(nn.Module):
-    """Two inputs, two outputs; squeeze-and-excite, a hard swish, a transposed convolution."""
+    """Two inputs, not in the order of the alphabet, two outputs; squeeze-and-excite, a hard swish, a transposed convolution."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.left, self.right = nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.Conv2d(5, 8, 1)
+        self.first, self.second = nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.Conv2d(5, 8, 1)
         self.norm = nn.BatchNorm2d(8)
         self.squeeze, self.excite = nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1)
         self.grow, self.head = nn.ConvTranspose2d(8, 8, 2, 2), nn.Conv2d(8, 2, 1)
 
-    def forward(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-        both = F.hardswish(self.norm(self.left(left))) + self.right(right)
+    def forward(self, right: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
+        both = F.hardswish(self.norm(self.first(right))) + self.second(left)
         share = torch.sigmoid(self.excite(torch.relu(self.squeeze(F.adaptive_avg_pool2d(both, 1)))))
         both = both * share
         return self.head(self.grow(both)), F.max_pool2d(both, 2)

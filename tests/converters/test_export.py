@@ -243,5 +243,8 @@ def test_a_named_sensor_puts_its_numbers_into_the_manifest(tmp_path):
     ).manifest
     assert manifest.sensor == json.loads(json.dumps(sensor.to_dict()))
     assert manifest.preprocessing is not None
-    assert (manifest.preprocessing.black_level, manifest.preprocessing.white_level) == (sensor.black_level, sensor.white_level)
+    assert (manifest.preprocessing.black_level, manifest.preprocessing.white_level) == (
+        sensor.black_level,
+        sensor.white_level,
+    )
     assert manifest.preprocessing.right_gain == sensor.right_gain
