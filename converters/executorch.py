@@ -14,6 +14,7 @@ from edge_dp.converters.cards import CARD_KEY
 from edge_dp.converters.configs import ExecuTorchConfig, FormatConfig
 from edge_dp.converters.executorch_delegates import DELEGATES
 from edge_dp.errors import ExportError
+from edge_dp.quantization.qat import float_graph
 
 _CONVERSIONS = ("quantized_decomposed::quantize_per_tensor", "quantized_decomposed::dequantize_per_tensor")
 
@@ -100,4 +101,11 @@ def _program(source: Source, config: ExecuTorchConfig) -> ExportedProgram:
                 f"executorch {config.label}: expected int8 activations, found {node.args[-1]} for {node.args[0]}. No delegate "
                 "of ExecuTorch executes them: leave int16 out, or export tflite int16x8"
             )
-    return torch.export.export(module, source.example, strict=True)
+    program = torch.export.export(module, source.example, strict=True)
+    if not config.integer and config.backend == "xnnpack" and _LEFT_OUTSIDE & {n.target for n in program.graph.nodes}:
+        program = torch.export.export(float_graph(module, source.example), source.example, strict=True)
+    return program
+
+
+_LEFT_OUTSIDE = {torch.ops.aten.hardsigmoid.default, torch.ops.aten.adaptive_avg_pool2d.default}
+"""XNNPACK's partitioner does not take these in float; of the rewritten graph it takes everything."""
