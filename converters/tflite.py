@@ -17,6 +17,7 @@ from edge_dp.converters.configs import FormatConfig, TFLiteConfig
 from edge_dp.converters.tflite_file import Operator, TFLiteFile
 from edge_dp.converters.tflite_graph import clamp_limits, for_litert, transposed_weights
 from edge_dp.converters.tflite_integer import (
+    flat_biases,
     lone_clamps,
     mixed_widths,
     nearest_upsampling,
@@ -67,6 +68,7 @@ class TFLiteConverter(Converter):
             _write_with_litert(_float(source), source, path, integer=False)
             file = TFLiteFile(path)
         if config.precision != "int16x8":  # nobody delegates that
+            flat_biases(file)
             nearest_upsampling(file)
             strided_slices(file)
         if config.precision == "fp16":

@@ -24,6 +24,17 @@ _XNNPACK_CONCATENATES = 5
 _WIDTHS = (np.int8, np.int16)
 
 
+def flat_biases(file: TFLiteFile) -> None:
+    """Biases of transposed convolutions as a row: a folded batch-norm leaves four axes, which XNNPACK does not take."""
+    for operator in list(file.operators):
+        bias = operator.input(3) if operator.name == "TRANSPOSE_CONV" else None
+        if bias is not None and len(file.shape(bias)) > 1 and file.is_constant(bias):
+            inputs = list(operator.inputs)
+            inputs[3] = file.add_constant(f"bias_{operator.outputs[0]}", file.values(bias).reshape(-1))
+            operator.record.inputs = np.asarray(inputs, np.int32)
+    file.remove_idle()
+
+
 def transposed_convolutions(file: TFLiteFile, weights: Sequence[tuple[NDArray[np.int8], NDArray[np.float32]]]) -> None:
     """Dequantise, float transposed convolution, quantise: as one integer kernel.
 

@@ -376,3 +376,21 @@ def test_a_file_that_is_no_tflite(tmp_path):
     path.write_bytes(b"\x89PNG\r\n\x1a\n" * 4)
     with pytest.raises(SchemaError, match=r"photo.tflite: expected a .tflite, found no TFL3"):
         read_metadata(path, "edge_dp")
+
+
+def test_a_transposed_convolution_with_folded_batch_norm_is_delegated_in_float(tmp_path: Path) -> None:
+    """Its bias comes with four axes out of litert_torch, and XNNPACK takes a row of numbers alone."""
+    import edge_dp
+
+    torch.manual_seed(0)
+    first, norm = nn.Conv2d(2, 48, 3, padding=1), nn.BatchNorm2d(24)
+    for value in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+        nn.init.uniform_(value, 0.5, 1.5)
+    grow = nn.Sequential(first, nn.ConvTranspose2d(48, 24, 4, 2, 1, bias=False), norm, nn.ReLU(), nn.Conv2d(24, 2, 1))
+    bundle = edge_dp.export(grow, {"x": (1, 2, 16, 24)}, tmp_path / "b", formats="tflite", precision="fp32")
+    (artifact,) = bundle.manifest.artifacts
+    assert artifact.kernels.floating["TRANSPOSE_CONV"] == 1
+    assert not artifact.kernels.outside
+    for case in bundle.manifest.golden:
+        expected, found = bundle.golden_outputs(case, "float"), bundle.artifact_outputs(case, "tflite-fp32")
+        np.testing.assert_allclose(found["output"], expected["output"], atol=1e-5)
