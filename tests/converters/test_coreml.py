@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import importlib.util
 import json
 import shutil
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -41,14 +39,6 @@ W8A8 = CoreMLConfig(precision="w8a8")
 # An activation that halves push over a step grows by the slope of what follows, up to 1.5 times the ratio of the scales here;
 # without rounding to halves the hard swish is within a step, too (see below).
 WITHIN_A_STEP = {"hardswish": 0.997}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _few_objects_to_collect() -> Iterator[None]:
-    """Every conversion collects garbage; walking all that torch allocated on import would take most of the time."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def noise(source: Source, seed: int) -> Tensors:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import importlib.util
 import json
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -38,14 +37,6 @@ FP32 = ExecuTorchConfig(precision="fp32")
 CARD = json.dumps({"axis": "x", "note": "Grüße"}, ensure_ascii=False)
 FEATURES = (1, 8, 16, 24)
 needs_coreml = pytest.mark.skipif(importlib.util.find_spec("coremltools") is None, reason="needs the extra coreml")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _few_objects_to_collect() -> Iterator[None]:
-    """Conversions collect garbage often; walking all that torch allocated on import would take most of the time."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def noise(source: Source, seed: int) -> Tensors:

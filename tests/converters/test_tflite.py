@@ -1,6 +1,5 @@
 """TFLite artifacts of every operation: integer kernels, trained scales, each precision, names, and faults that must be found."""
 
-import gc
 import importlib.util
 from functools import cache
 from pathlib import Path
@@ -33,14 +32,6 @@ MOVES_INTEGERS = ("max pooling", "nearest x2", "pad", "slice", "reshape", "permu
 
 COARSE = "bilinear to any size"
 """LiteRT's 16-bit kernel places pixels on a grid of 2^-10, and adds that error up along a row."""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _few_objects_to_collect():
-    """Conversions collect garbage often; walking all that torch allocated on import would take most of the time."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def quantised(module, shapes, name="net", outputs=None, **choice):
