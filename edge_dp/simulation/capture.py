@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from edge_dp.simulation.pictures import PictureSource
     from edge_dp.simulation.render_torch import TorchRenderer
 
-SIMULATOR = 2
+SIMULATOR = 3
 """Raised whenever the same seed and configuration give other captures than before, so that no data set mixes the two."""
 
 

@@ -10,6 +10,7 @@ from ``layer_planes``.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_dp.optics.psf import PsfModel
-from edge_dp.simulation.kernels import FieldWindow, plane_kernels, round_disparity
+from edge_dp.simulation.kernels import FieldWindow, PlaneKernels, plane_kernels, round_disparity
 from edge_dp.simulation.scenes import Layer, Map, Scene
 
 SIDES = (-1, 1)
@@ -126,49 +127,82 @@ def _over(views: Views, layer: Layer, psf: PsfModel, margin: int, window: FieldW
     if top >= bottom or left >= right:
         return
     planes = layer_planes(*disparity_limits(layer), psf.step)
-    kernels = [[plane_kernels(psf, plane.disparity, side) for plane in planes] for side in SIDES]
-    reach = max(kernel.basis.shape[-1] // 2 for kernels_of_side in kernels for kernel in kernels_of_side)
+    kernels = [[plane_kernels(psf, plane.disparity, side) for side in SIDES] for plane in planes]
+    reach = max(_reach(of_plane) for of_plane in kernels)
     top, bottom = max(top - reach - margin, 0), min(bottom + reach - margin, height)
     left, right = max(left - reach - margin, 0), min(right + reach - margin, width)
     if top >= bottom or left >= right:
         return
     region = (slice(top, bottom), slice(left, right))
-    convolver = _Convolver(
-        _sources(layer, (top + margin, bottom + margin, left + margin, right + margin), reach), reach
+    opaque = _is_opaque(layer)
+    light = np.zeros((2, views.shape[1] + (not opaque), bottom - top, right - left), np.float32)
+    along_y, along_x = (
+        weights[span] for weights, span in zip(window.interpolation(height, width), region, strict=True)
     )
-    shares: list[Map | None] = [None] * len(planes)
-    if len(planes) > 1:
-        disparity = layer.disparity((top + margin, bottom + margin, left + margin, right + margin))
-        shares = [hat(disparity, plane.disparity, plane.below, plane.above) for plane in planes]
-    along_y, along_x = window.interpolation(height, width)
-    for view, kernels_of_side in zip(views, kernels, strict=True):
-        total: list[Map] = []
-        for share, kernel in zip(shares, kernels_of_side, strict=True):
+    shares = _shares(layer, planes, (top + margin, bottom + margin, left + margin, right + margin))
+    for (rows, columns, share), of_plane in zip(shares, kernels, strict=True):
+        if rows.start == rows.stop:  # nothing of the layer, within the frame, is blurred like this
+            continue
+        reach = _reach(of_plane)
+        place = (
+            rows.start + top + margin,
+            rows.stop + top + margin,
+            columns.start + left + margin,
+            columns.stop + left + margin,
+        )
+        convolver = _Convolver(_sources(layer, place, reach, opaque), reach)
+        for total, kernel in zip(light, of_plane, strict=True):
             for rank, basis in enumerate(kernel.basis):
-                blurred = convolver(basis)
+                weight = share
                 if rank:  # the first coefficient is 1
-                    coefficient = along_y[region[0]] @ kernel.coefficients[rank] @ along_x[region[1]].T
-                    blurred = [plane * coefficient for plane in blurred]
-                if share is not None:
-                    blurred = [plane * share for plane in blurred]
-                total = [a + b for a, b in zip(total, blurred, strict=True)] if total else blurred
-        through = 1.0 - total.pop() if len(total) > len(view) else None
-        for channel, light in zip(view, total, strict=True):
-            channel[region] = light if through is None else channel[region] * through + light
+                    coefficient = along_y[rows] @ kernel.coefficients[rank] @ along_x[columns].T
+                    weight = coefficient if share is None else share * coefficient
+                for plane, blurred in zip(total, convolver(basis), strict=True):
+                    plane[rows, columns] += blurred if weight is None else blurred * weight
+    for view, total in zip(views, light, strict=True):
+        view[:, *region] = total if opaque else view[:, *region] * (1.0 - total[-1]) + total[:-1]
 
 
-def _sources(layer: Layer, region: tuple[int, int, int, int], reach: int) -> list[Map]:
-    """Premultiplied radiance, plane by plane, and opacity (left out where it is 1 throughout) of a region and ``reach`` px more.
+def _is_opaque(layer: Layer) -> bool:
+    height, width = layer.opacity.shape
+    return layer.box == (0, height, 0, width) and float(layer.opacity.min()) >= 1.0
+
+
+def _reach(kernels: list[PlaneKernels]) -> int:
+    """How far light spreads, px."""
+    return max(kernel.basis.shape[-1] // 2 for kernel in kernels)
+
+
+def _shares(
+    layer: Layer, planes: tuple[BlurPlane, ...], region: tuple[int, int, int, int]
+) -> Iterator[tuple[slice, slice, Map | None]]:
+    """For each blur, the box of rows and columns in the region (canvas px) where it has a share, and the share; None for all.
+
+    A slanted layer has many blurs, each of which counts in a narrow band: outside it there is nothing to convolve.
+    """
+    if len(planes) == 1:
+        yield slice(0, region[1] - region[0]), slice(0, region[3] - region[2]), None
+        return
+    disparity = layer.disparity(region)
+    for plane in planes:
+        share = hat(disparity, plane.disparity, plane.below, plane.above)
+        left, top, width, height = cv2.boundingRect((share > 0).astype(np.uint8))
+        rows, columns = slice(top, top + height), slice(left, left + width)
+        yield rows, columns, share[rows, columns]
+
+
+def _sources(layer: Layer, region: tuple[int, int, int, int], reach: int, opaque: bool) -> list[Map]:
+    """Premultiplied radiance, plane by plane, and opacity (left out where ``opaque``) of a region and ``reach`` px more.
 
     Args:
         region: (top, bottom, left, right) on the canvas, px. Beyond the canvas its border is repeated.
+        opaque: the layer's opacity is 1 throughout.
     """
     height, width = layer.opacity.shape
     top, bottom, left, right = region[0] - reach, region[1] + reach, region[2] - reach, region[3] + reach
     inside = (slice(max(top, 0), min(bottom, height)), slice(max(left, 0), min(right, width)))
     beyond = (max(-top, 0), max(bottom - height, 0), max(-left, 0), max(right - width, 0))
     opacity = layer.opacity[inside]
-    opaque = layer.box == (0, height, 0, width) and float(layer.opacity.min()) >= 1.0
     planes = [radiance[inside] if opaque else radiance[inside] * opacity for radiance in layer.radiance]
     planes = planes if opaque else [*planes, opacity]
     if any(beyond):
