@@ -3,9 +3,9 @@
     python benchmarks/simulation.py
 
 One core: OpenCV, numpy and torch are held to one thread, and processor time is measured, so that other work on the machine
-does not count. Captures are 384x512, one channel, drawn as the default configuration draws them. A lens pool of four stands for a long
-run, in which kernels are cached; they are before the clock starts. Where there is a CUDA device, the same captures are rendered
-there, by the clock on the wall.
+does not count. Captures are 384x512, one channel, drawn as the default configuration draws them. A lens pool of four stands
+for a long run, in which kernels are cached; they are before the clock starts. Where there is a CUDA device, the same captures
+are rendered there, by the clock on the wall.
 """
 
 from __future__ import annotations
