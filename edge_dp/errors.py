@@ -36,6 +36,10 @@ class EngineError(EdgeDpError):
     """An engine could not load or execute an artifact."""
 
 
+class DeviceError(EdgeDpError):
+    """A device cannot be reached, has gone, is full, or lacks what is asked of it."""
+
+
 class ExportError(EdgeDpError):
     """A model could not be turned into an artifact, or the artifact is not what was asked for."""
 

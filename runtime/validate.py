@@ -20,7 +20,7 @@ from edge_dp.runtime.engines.base import Engine, Signature, Tensors
 from edge_dp.runtime.latency import Latency, summarise, time_in_turn
 from edge_dp.runtime.parity import THRESHOLDS, ErrorStatistics, compare
 from edge_dp.runtime.report.html import write_page
-from edge_dp.runtime.report.model import Report, Row, write_report
+from edge_dp.runtime.report.model import SCHEMA, Report, Row, write_report
 from edge_dp.runtime.report.pictures import PICTURES, SCALES, write_pictures
 
 Progress = Callable[[str, int, int], None]
@@ -96,7 +96,7 @@ def validate(
             bundle, {r.artifact.name: r.outputs[first] for r in runs if not r.error}, folder
         )
     report = Report(
-        schema=1,
+        schema=SCHEMA,
         model=manifest.model,
         parameters=manifest.parameters,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -163,6 +163,7 @@ def _row(run: _Run, threads: int, pictures: dict[str, str]) -> Row:
         format=run.artifact.format,
         precision=run.artifact.precision,
         engine=run.entry.name if run.entry else "none",
+        device="local",
         size_bytes=run.artifact.size_bytes,
         reference=run.artifact.reference,
         error=run.error,

@@ -7,8 +7,9 @@ border is quantised and dequantised by its engine, with the parameters stored in
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,37 @@ from edge_dp.errors import EngineError
 from edge_dp.quiet import quiet
 
 Tensors = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Inferences in a row, none left out.
+
+    nanoseconds: of each, by the clock of the machine that ran it, transfer of inputs and outputs excluded.
+    instructions: user instructions of each, where the machine counts them; else empty.
+    """
+
+    nanoseconds: tuple[int, ...]
+    instructions: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EngineState:
+    """What an engine and the machine under it say of themselves; null where they do not tell.
+
+    version: of the engine, as its package calls it.
+    load_ns: from nothing to ready for the first inference.
+    peak_memory_bytes: resident, of the process that runs the engine, its largest so far.
+    temperature_c, frequency_mhz: of the processor, now.
+    affinity: cores that the process may use.
+    """
+
+    version: str | None = None
+    load_ns: int = 0
+    peak_memory_bytes: int | None = None
+    temperature_c: float | None = None
+    frequency_mhz: float | None = None
+    affinity: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +83,7 @@ class Engine(ABC):
         self.signature = signature
         self.threads = threads
         self._active = False
+        self._load_ns = 0
 
     @abstractmethod
     def _activate(self) -> None:
@@ -71,6 +104,7 @@ class Engine(ABC):
         """
         if not self.artifact.exists():
             raise EngineError(f"{self.artifact}: no such artifact")
+        start = time.perf_counter_ns()
         try:
             with quiet():
                 self._activate()
@@ -78,6 +112,7 @@ class Engine(ABC):
             raise
         except Exception as error:  # an engine raises whatever it likes; the caller gets one kind
             raise EngineError(f"{self.artifact}: {self.name} cannot load it: {_one_line(error)}") from error
+        self._load_ns = time.perf_counter_ns() - start
         self._active = True
 
     def infer(self, inputs: Mapping[str, NDArray[np.float32]]) -> Tensors:
@@ -118,6 +153,23 @@ class Engine(ABC):
                 raise EngineError(f"{self.artifact}: output {name!r}: expected shape {shape}, found {output.shape}")
             result[name] = output
         return result
+
+    def infer_all(self, cases: Sequence[Mapping[str, NDArray[np.float32]]]) -> list[Tensors]:
+        """Run once for each case, in order; errors as of ``infer``. An engine behind a slow line sends them all at once."""
+        return [self.infer(case) for case in cases]
+
+    def time(self, inputs: Mapping[str, NDArray[np.float32]], count: int) -> Timing:
+        """Run ``count`` times on the same inputs, outputs dropped; errors as of ``infer``."""
+        nanoseconds = []
+        for _ in range(count):
+            start = time.perf_counter_ns()
+            self.infer(inputs)
+            nanoseconds.append(time.perf_counter_ns() - start)
+        return Timing(tuple(nanoseconds))
+
+    def state(self) -> EngineState:
+        """What is known of the engine and its machine just now."""
+        return EngineState(load_ns=self._load_ns)
 
     def deactivate(self) -> None:
         """Free the engine's resources. Calling it twice does no harm."""

@@ -1,0 +1,1 @@
+"""Machines that run artifacts: this one, boards behind ssh, phones behind adb, emulated phones."""
