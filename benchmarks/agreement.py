@@ -34,6 +34,7 @@ from edge_dp.converters.source import (
 from edge_dp.errors import ExportError
 from edge_dp.models.checkpoint import read_checkpoint
 from edge_dp.quantization.graph import module_path
+from edge_dp.quantization.half_up import half_up
 from edge_dp.quantization.integer.graph import CLAMPS, IntegerGraph
 from edge_dp.runtime.engines.base import Tensors
 
@@ -70,7 +71,11 @@ class Subject:
         if form == "reference":
             graph = IntegerGraph(self.graphs.folded)
             return self._run(lambda *inputs: map(torch.from_numpy, graph.run_float([x.numpy() for x in inputs])))
-        forms = {"float": self.network.module, "weights": self.graphs.weights, "quantised": self.graphs.folded}
+        forms = {
+            "float": self.network.module,
+            "weights": self.graphs.weights,
+            "quantised": half_up(self.graphs.folded),
+        }
         return self._run(forms[form])
 
     def _run(self, function: Callable[..., Any]) -> Outputs:
@@ -123,10 +128,15 @@ class Attempt:
         return ", ".join(f"{name} {share:.0%}" for name, share in self.kernels.outside.items()) or "fully"
 
 
+def place_of(subject: Subject, config: FormatConfig, folder: Path) -> Path:
+    """Folder below ``folder`` of one artifact."""
+    return folder / f"{subject.network.name}-{config.name}"
+
+
 def attempt(subject: Subject, config: FormatConfig, folder: Path) -> Attempt:
     """Pre-flight, write and prove one artifact below ``folder``."""
     start = time.perf_counter()
-    place = folder / f"{subject.network.name}-{config.name}"
+    place = place_of(subject, config, folder)
     place.mkdir()
     try:
         check_network(subject.network, [config])
@@ -214,7 +224,7 @@ def parting(subject: Subject) -> Parting:
         ExportError: the reference has no rule for an operation.
     """
     inputs = subject.cases[0].inputs
-    forced = OneByOne(subject.graphs.folded, IntegerGraph(subject.graphs.folded).trace(list(inputs.values())))
+    forced = OneByOne(half_up(subject.graphs.folded), IntegerGraph(subject.graphs.folded).trace(list(inputs.values())))
     with torch.no_grad():
         forced.run(*map(torch.from_numpy, inputs.values()))
     values: Counter[str] = Counter()
@@ -248,6 +258,8 @@ class OneByOne(Interpreter):
         if "quantize_per_tensor" not in str(n.target) or "dequantize" in str(n.target):
             return result
         operation: Any = n.args[0]
+        if operation.name not in self.trace:  # what ``half_up`` adds
+            operation = operation.args[0]
         expected = self.trace[operation.name]
         while operation.target in CLAMPS:
             operation = operation.args[0]

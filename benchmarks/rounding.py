@@ -25,6 +25,7 @@ from edge_dp.bundle.manifest import read_bundle
 from edge_dp.converters.source import network_of_checkpoint, quantise_checkpoint
 from edge_dp.errors import EdgeDpError, InputError
 from edge_dp.models.checkpoint import read_checkpoint
+from edge_dp.quantization.half_up import half_up
 from edge_dp.quantization.integer.differences import DIFFERENCES
 from edge_dp.quantization.integer.graph import IntegerGraph
 from edge_dp.runtime.engines import engine_for, make_engine
@@ -58,6 +59,7 @@ def main() -> int:
         )
     folded = quantise_checkpoint(network_of_checkpoint(checkpoint, height, width), checkpoint).folded
     reference = IntegerGraph(folded)
+    converted = half_up(folded)
     inputs = [bundle.golden_inputs(case) for case in bundle.manifest.golden]
     names = [spec.name for spec in bundle.manifest.outputs]
 
@@ -65,7 +67,7 @@ def main() -> int:
         return {name: np.asarray(output) for name, output in zip(names, outputs, strict=True)}
 
     with torch.no_grad():
-        found = {CONVERTED: [by_name(folded(*map(torch.from_numpy, case.values()))) for case in inputs]}
+        found = {CONVERTED: [by_name(converted(*map(torch.from_numpy, case.values()))) for case in inputs]}
     for artifact in bundle.manifest.artifacts:
         if artifact.reference == "quantised":
             with make_engine(engine_for(artifact.format), bundle.path(artifact.path), signature(bundle)) as engine:
@@ -96,7 +98,7 @@ def main() -> int:
 
     distances: dict[str, list[NDArray[np.int32]]] = defaultdict(list)
     for case in inputs:
-        forced = OneByOne(folded, reference.trace(list(case.values())))
+        forced = OneByOne(converted, reference.trace(list(case.values())))
         with torch.no_grad():
             forced.run(*map(torch.from_numpy, case.values()))
         for _, operation, steps in forced.activations:

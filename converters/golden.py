@@ -17,6 +17,7 @@ from edge_dp.bundle.manifest import GoldenCase, hash_tree
 from edge_dp.converters.base import Source
 from edge_dp.converters.configs import Reference
 from edge_dp.preprocessing import ExposureNormalisation
+from edge_dp.quantization.half_up import half_up
 from edge_dp.runtime.engines.base import Tensors
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def expected_outputs(
     if "weights" in references:
         modules["weights"] = source.quantised.weights
     if source.graphs is not None:
-        modules["quantised"] = source.graphs.folded
+        modules["quantised"] = half_up(source.graphs.folded)
     return {reference: run_cases(source, module, cases) for reference, module in modules.items()}
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from edge_dp.converters.golden import Case
     from edge_dp.runtime.engines.base import Tensors
 
-SCHEMA = 1
+SCHEMA = 2
 FLOAT = "float"
 _PARENTS = {
     "rewritten": FLOAT,
@@ -163,7 +163,7 @@ def read_stages(folder: Path) -> Stages:
     """Read the stages of the bundle in ``folder``.
 
     Raises:
-        InputError: the bundle has none. SchemaError: a field is wrong, or a newer edge_dp wrote it.
+        InputError: the bundle has none. SchemaError: a field is wrong, or another edge_dp wrote it.
     """
     path = folder / STAGES
     if not path.is_file():
@@ -171,10 +171,10 @@ def read_stages(folder: Path) -> Stages:
             f"{folder}: expected {STAGES}, found none. Export the bundle again; exporting measures the stages."
         )
     data = json_load(path)
-    if isinstance(data.get("schema"), int) and data["schema"] > SCHEMA:
-        raise SchemaError(
-            f"{path}: schema {data['schema']} is newer than this edge_dp reads ({SCHEMA}); upgrade edge-dp"
-        )
+    schema = data.get("schema")
+    if isinstance(schema, int) and schema != SCHEMA:
+        age, remedy = ("newer", "upgrade edge-dp") if schema > SCHEMA else ("older", "export the bundle again")
+        raise SchemaError(f"{path}: schema {schema} is {age} than this edge_dp reads ({SCHEMA}); {remedy}")
     return from_mapping(Stages, data, str(path), strict=False)
 
 

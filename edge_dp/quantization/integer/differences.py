@@ -22,7 +22,7 @@ DIFFERENCES: tuple[Difference, ...] = (
         "converted graph (PyTorch)",
         "bilinear",
         "float weights, ties to even; the weights of x2 are sixteenths, so that many values lie halfway. Reference: weights of "
-        "11 bits, half up",
+        "11 bits, half up. Golden vectors and stages are of the graph with ties up (half_up)",
     ),
     Difference(
         "converted graph (PyTorch)",
