@@ -4,7 +4,7 @@
 
 Each operation stands in a smallest network (``edge_dp.converters.operations``), calibrated on noise. A row meets the aim where
 all arithmetic is in integers, nothing is left outside the delegate, and 99.9 % of the values lie within a step of the converted
-graph. Core ML's programs are evaluated as they are written, every result rounded to half ("within 1 %", which a row is judged by),
+graph. Core ML's programs are evaluated as they are written, every result rounded to half ("within 1 %", by which rows are judged),
 and beside it without that rounding, as a kernel that sums integers would: which of the two a phone does is not public.
 """
 
@@ -32,17 +32,8 @@ from edge_dp.runtime.engines.coreml import read_program
 SEED = 4
 SHARE = 0.999
 SAMPLES = 8
-COLUMNS = (
-    "operation",
-    "artifact",
-    "integer kernels",
-    "float kernels",
-    "delegated",
-    "within 1 %",
-    "unrounded",
-    "max steps",
-    "met",
-)
+TEXTS = ("operation", "artifact", "integer kernels", "float kernels", "delegated")
+NUMBERS = ("within 1 %", "unrounded", "max steps", "met")
 
 
 def subject_of(operation: Operation) -> Subject:
@@ -135,9 +126,7 @@ def main() -> int:
     configs = [config for config in plan(options.formats) if config.integer]
     table = Table(title="Operations in int8 against the converted graph")
     for column in TEXTS + NUMBERS:
-        table.add_column(
-            column, justify="right" if column in ("within 1 %", "unrounded", "max steps", "met") else "left"
-        )
+        table.add_column(column, justify="right" if column in NUMBERS else "left")
     found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for name in options.operations or OPERATIONS:
