@@ -4,7 +4,7 @@
 
 Each operation stands in a smallest network (``edge_dp.converters.operations``), calibrated on noise. A row meets the aim where
 all arithmetic is in integers, nothing is left outside the delegate, and 99.9 % of the values lie within a step of the converted
-graph. Core ML's programs are evaluated as they are written, every result rounded to half ("within 1 %", by which rows are judged),
+graph. Core ML's programs are evaluated as they are written, every result rounded to half ("within 1 %", which judges the row),
 and beside it without that rounding, as a kernel that sums integers would: which of the two a phone does is not public.
 """
 
