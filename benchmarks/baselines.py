@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from edge_dp.data import DpSample
 from edge_dp.data.dual_pixel.xin2021 import Xin2021
-from edge_dp.metrics import ai1, ai2, one_minus_abs_spearman
+from edge_dp.runtime.accuracy import score as scores_of
 
 Array = NDArray[np.float32]
 
-METRICS = {"AI(1)": ai1, "AI(2)": ai2, "1-|rho|": one_minus_abs_spearman}
+METRICS = ("AI(1)", "AI(2)", "1-|rho|")
 
 MAX_DISPARITY = 8  # px at quarter resolution, either way: three times what the Pixel 4 captures hold
 BLOCK = 15
@@ -64,7 +64,8 @@ def score(predict: Callable[[DpSample], Array], captures: Xin2021) -> NDArray[np
         target = sample.affine_disparity
         assert target is not None
         full = cv2.resize(predict(sample), target.shape[::-1], interpolation=cv2.INTER_LINEAR)
-        rows.append([metric(full, target, sample.mask) for metric in METRICS.values()])
+        scores = scores_of(full, sample, "xin2021")
+        rows.append([scores[metric] for metric in METRICS])
     return np.array(rows)
 
 

@@ -25,7 +25,7 @@ import edge_dp
 from edge_dp.bundle.manifest import Bundle
 from edge_dp.converters.configs import OnnxConfig
 from edge_dp.errors import EdgeDpError
-from edge_dp.runtime.engines.onnxruntime import session_options
+from edge_dp.runtime.agent import session_options
 
 CONFIGS = {
     "fp32": OnnxConfig(precision="fp32"),

@@ -42,7 +42,7 @@ def stored_quantisations(package: Path) -> list[Quantisation]:
             stored = operation.zero_point
             zero_point = 0 if stored is None else int(stored.val)
             integers = operation.outputs[0] if operation.op_type == "quantize" else operation.input
-            shift = 128 if _is_unsigned(integers) else 0
+            shift = 128 if is_unsigned(integers) else 0
             found.append(Quantisation(float(operation.scale.val), zero_point - shift))
     return found
 
@@ -70,7 +70,8 @@ def _to_integers(operation: Any) -> bool:
     )
 
 
-def _is_unsigned(value: Any) -> bool:
+def is_unsigned(value: Any) -> bool:
+    """Whether a tensor of a MIL program holds uint8."""
     from coremltools.converters.mil.mil import types
 
     return bool(value.dtype == types.uint8)

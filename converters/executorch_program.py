@@ -114,11 +114,25 @@ def flatbuffer_to_json(data: bytes, schema: bytes) -> Any:
     """Read a flatbuffer by its schema. Numbers of type float come as their bits: flatc would print six decimals of them."""
     with tempfile.TemporaryDirectory() as folder:
         place, binary = Path(folder) / "schema.fbs", Path(folder) / "data.bin"
-        place.write_bytes(schema.replace(b":float;", b":uint;").replace(b":[float]", b":[uint]"))
+        place.write_bytes(_floats_as_bits(schema))
         binary.write_bytes(data)
         options = ["--json", "--strict-json", "--defaults-json", "--raw-binary"]
         _flatbuffer._run_flatc([*options, "-o", folder, str(place), "--", str(binary)])
         return json.loads((Path(folder) / "data.json").read_bytes())
+
+
+def json_to_flatbuffer(content: Any, schema: bytes) -> bytes:
+    """Write what ``flatbuffer_to_json`` read."""
+    with tempfile.TemporaryDirectory() as folder:
+        place, text = Path(folder) / "schema.fbs", Path(folder) / "data.json"
+        place.write_bytes(_floats_as_bits(schema))
+        text.write_text(json.dumps(content), encoding="utf-8")
+        _flatbuffer._run_flatc(["--binary", "-o", folder, str(place), str(text)])
+        return (Path(folder) / "data.bin").read_bytes()
+
+
+def _floats_as_bits(schema: bytes) -> bytes:
+    return schema.replace(b":float;", b":uint;").replace(b":[float]", b":[uint]")
 
 
 def _number(value: Any) -> float | int | None:

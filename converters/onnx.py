@@ -134,7 +134,7 @@ def _profile(path: Path) -> list[_Kernel]:
     import numpy as np
     import onnxruntime
 
-    from edge_dp.runtime.engines.onnxruntime import session_options
+    from edge_dp.runtime.agent import session_options
 
     with tempfile.TemporaryDirectory() as folder:
         options = session_options(threads=1)

@@ -24,7 +24,7 @@ from edge_dp.bundle.check import STAGES
 from edge_dp.config import from_mapping
 from edge_dp.errors import InputError, SchemaError
 from edge_dp.files import json_dump, json_load
-from edge_dp.runtime.engines.torch_threads import torch_threads
+from edge_dp.runtime.agent import torch_threads
 from edge_dp.runtime.parity import ErrorStatistics, compare
 
 if TYPE_CHECKING:

@@ -8,10 +8,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from executorch.backends.xnnpack.serialization.xnnpack_graph_serialize import XNNHeader, _get_schema_bytes
+from executorch.backends.xnnpack.serialization.xnnpack_graph_serialize import (
+    CONSTANT_TENSOR_ALIGNMENT,
+    XNNHeader,
+    _get_schema_bytes,
+)
 
 from edge_dp.converters.base import Quantisation
-from edge_dp.converters.executorch_program import flatbuffer_to_json
+from edge_dp.converters.executorch_program import flatbuffer_to_json, json_to_flatbuffer
 
 _MOVES_DATA = ("StaticTranspose", "StaticReshape", "StaticSlice", "StaticConstantPad", "Concatenate", "Copy")
 _EXTERNAL_INPUT, _EXTERNAL_OUTPUT = 1, 2
@@ -20,9 +24,13 @@ _INTEGER = "qint8"
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """One tensor: ``type`` such as fp32, qint8 or qcint8 (int8 per channel). ``flags`` say whether it crosses the border."""
+    """One tensor: ``type`` such as fp32, qint8 or qcint8 (int8 per channel). ``flags`` say whether it crosses the border.
+
+    ``shape`` has the channels last where the operation wants that.
+    """
 
     type: str
+    shape: tuple[int, ...]
     constant: bool
     flags: int
     quantisation: Quantisation | None
@@ -88,12 +96,47 @@ class XnnpackGraph:
 
 def read_xnnpack(payload: bytes) -> XnnpackGraph:
     """Read the payload of an ``XnnpackBackend``."""
-    header = XNNHeader.from_bytes(payload[: XNNHeader.EXPECTED_LENGTH])
-    flatbuffer = payload[header.flatbuffer_offset : header.flatbuffer_offset + header.flatbuffer_size]
-    graph = flatbuffer_to_json(flatbuffer, _get_schema_bytes())
-    values = dict(_value(entry["xvalue_union"]) for entry in graph["xvalues"])
-    nodes = tuple(_node(entry["xnode_union_type"], entry["xnode_union"], values) for entry in graph["xnodes"])
-    return XnnpackGraph(values, nodes)
+    return XnnpackPayload(payload).graph
+
+
+class XnnpackPayload:
+    """The payload of an ``XnnpackBackend``, to be edited: its header, its graph as JSON, and its constants.
+
+    content: the graph as ``flatbuffer_to_json`` gives it.
+    """
+
+    def __init__(self, payload: bytes) -> None:
+        header = XNNHeader.from_bytes(payload[: XNNHeader.EXPECTED_LENGTH])
+        flatbuffer = payload[header.flatbuffer_offset : header.flatbuffer_offset + header.flatbuffer_size]
+        self.content = flatbuffer_to_json(flatbuffer, _get_schema_bytes())
+        self._constants = payload[header.constant_data_offset :][: header.constant_data_size]
+
+    @property
+    def graph(self) -> XnnpackGraph:
+        """What XNNPACK executes."""
+        values = dict(_value(entry["xvalue_union"]) for entry in self.content["xvalues"])
+        nodes = (_node(entry["xnode_union_type"], entry["xnode_union"], values) for entry in self.content["xnodes"])
+        return XnnpackGraph(values, tuple(nodes))
+
+    def make_output(self, number: int) -> None:
+        """Let a value that crosses no border be an output, behind all others."""
+        unions = (entry["xvalue_union"] for entry in self.content["xvalues"])
+        tensor = next(t for t in (union.get("tensor_value", union) for union in unions) if t["id_out"] == number)
+        tensor["flags"], tensor["external_id"] = _EXTERNAL_OUTPUT, self.content["num_externs"]
+        self.content["num_externs"] += 1
+        self.content["output_ids"].append(number)
+
+    def to_bytes(self) -> bytes:
+        """The payload, edits included."""
+        flatbuffer = json_to_flatbuffer(self.content, _get_schema_bytes())
+        start = _aligned(XNNHeader.EXPECTED_LENGTH)
+        end = _aligned(start + len(flatbuffer))
+        header = XNNHeader(start, len(flatbuffer), end, len(self._constants)).to_bytes()
+        return header.ljust(start, b"\0") + flatbuffer.ljust(end - start, b"\0") + self._constants
+
+
+def _aligned(size: int) -> int:
+    return -(-size // CONSTANT_TENSOR_ALIGNMENT) * CONSTANT_TENSOR_ALIGNMENT
 
 
 def _value(union: dict[str, Any]) -> tuple[int, Value]:
@@ -104,7 +147,8 @@ def _value(union: dict[str, Any]) -> tuple[int, Value]:
         (scale,) = struct.unpack("<f", struct.pack("<I", parameters["scale"]))
         quantisation = Quantisation(scale, parameters["zero_point"])
     kind = str(tensor["datatype"]).removeprefix("xnn_datatype_")
-    return tensor["id_out"], Value(kind, tensor["constant_buffer_idx"] != 0, tensor["flags"], quantisation)
+    shape = tuple(tensor["dims"])
+    return tensor["id_out"], Value(kind, shape, tensor["constant_buffer_idx"] != 0, tensor["flags"], quantisation)
 
 
 def _node(kind: str, union: dict[str, Any], values: dict[int, Value]) -> Node:

@@ -25,14 +25,22 @@ class ExposureNormalisation:
     target_mean: float = 0.2
     max_gain: float = 200.0
 
+    def gain(self, mean: float) -> np.float32:
+        """What to multiply views by whose common mean is ``mean``; float32, in which they are multiplied.
+
+        Raises:
+            InputError: the mean is not above 0.
+        """
+        if not mean > 0:  # NaN fails too
+            raise InputError("both views are black: expected a mean above the black level")
+        return np.float32(min(self.target_mean / mean, self.max_gain))
+
     def __call__(self, views: NDArray[np.float32]) -> NDArray[np.float32]:
         """Normalise ``views`` (..., 2, H, W), linear light in [0, 1]; the mean is taken over the last three axes.
 
         Raises:
             InputError: a view holds no light at all.
         """
-        mean = views.mean(axis=(-3, -2, -1), keepdims=True, dtype=np.float64)
-        if not np.all(mean > 0):
-            raise InputError("both views are black: expected a mean above the black level")
-        gain = np.minimum(self.target_mean / mean, self.max_gain)
-        return np.clip(views * gain, 0.0, 1.0).astype(np.float32)
+        means = views.mean(axis=(-3, -2, -1), keepdims=True, dtype=np.float64)
+        gains = np.array([self.gain(mean) for mean in means.flat], np.float32).reshape(means.shape)
+        return np.clip(views.astype(np.float32, copy=False) * gains, 0.0, 1.0)

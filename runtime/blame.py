@@ -1,4 +1,4 @@
-"""Blame: the first layer at which an artifact leaves the converted graph."""
+"""Blame: the first layer at which an artifact leaves the converted graph. ``edge_dp.converters.blame`` finds it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,18 @@ class Layer:
     """One activation that the artifact shows. Errors are in its own quantisation steps, against the converted graph.
 
     module: path in the network; operation: as the graph calls it. max_steps, mean_steps: of its output.
+    tensor: what the artifact calls it.
+    own_max_steps, own_mean_steps: of its output against that of the graph's layer for the very inputs that it has in the
+    artifact: its own part of the error.
     """
 
     module: str
     operation: str
     max_steps: float
     mean_steps: float
+    tensor: str = ""
+    own_max_steps: float = 0.0
+    own_mean_steps: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Parity: how far an artifact's outputs lie from the model's. Statistics here, thresholds beside them, judgement apart.
+"""Parity: how far an artifact's outputs lie from the model's, as statistics. What they must reach is in ``thresholds``.
 
 A saved run keeps the statistics, so it can be judged again with other thresholds.
 """
@@ -6,100 +6,139 @@ A saved run keeps the statistics, so it can be judged again with other threshold
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_dp.errors import InputError
+from edge_dp.runtime.thresholds import THRESHOLDS, Threshold, failures, read_thresholds
+
+__all__ = ["THRESHOLDS", "ErrorStatistics", "Threshold", "compare", "failures", "identical", "read_thresholds"]
+
 Map = NDArray[np.float32]
-_ROUNDING = 1e-3  # whole steps come out of float32 arithmetic a little more or less than whole
+_QUANTILES = (0.5, 0.99, 0.999)
+_MOST_STEPS = 15
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorStatistics:
     """One output of one artifact against its reference, over all golden cases.
 
-    max_abs, mean_abs, p99_abs: absolute error in the output's unit.
+    Only values that are finite on both sides count; quantiles interpolate linearly; all is zero where no value counts.
+
+    max_abs, mean_abs, p50_abs, p99_abs, p999_abs: absolute error in the output's unit; p999 is the 99.9 % quantile.
     reference_range: largest minus smallest reference value.
     snr_db: 10 log10(sum r^2 / sum (r - y)^2); null where the error, or the reference, is exactly zero.
-    step: the output's quantisation step, and the errors in steps.
-    not_finite: how many values were NaN or infinite; they are left out of the other numbers.
+    cosine: sum r y / sqrt(sum r^2 sum y^2), in [-1, 1]; null where either is exactly zero.
+    step: the output's quantisation step; max_steps to p999_steps are the errors over it.
+    values: of the output, whether they count or not.
+    not_finite: how many of them were NaN (``nan``) or infinite (``infinite``).
+    reference_not_finite: how many reference values were either.
+    histogram: how many errors round to 0, 1, ..., 14 steps, and to 15 or more.
     """
 
     max_abs: float
     mean_abs: float
+    p50_abs: float
     p99_abs: float
+    p999_abs: float
     reference_range: float
     snr_db: float | None
+    cosine: float | None
     step: float
     max_steps: float
+    p50_steps: float
     p99_steps: float
+    p999_steps: float
+    values: int
     not_finite: int
-
-
-@dataclass(frozen=True, slots=True)
-class Threshold:
-    """What a precision must reach; null where it is not asked for."""
-
-    max_relative: float | None = None
-    """Largest absolute error over the reference's range."""
-    min_snr_db: float | None = None
-    max_steps: float | None = None
-    p99_steps: float | None = None
-
-
-THRESHOLDS: dict[str, Threshold] = {
-    "fp32": Threshold(max_relative=1e-5),
-    "fp16": Threshold(min_snr_db=40.0),
-    "w8a16": Threshold(min_snr_db=40.0),
-    "int16x8": Threshold(min_snr_db=40.0),
-    "int8": Threshold(min_snr_db=35.0, max_steps=8.0, p99_steps=2.0),
-    # Core ML's program computes in halves between its quantise nodes: 11 bits for a value that is then rounded to 8.
-    "w8a8": Threshold(min_snr_db=35.0, max_steps=16.0, p99_steps=6.0),
-}
-"""Integer precisions are compared with the converted quantised graph, the others with the float model. Steps are judged over all
-golden cases, noise and constant images among them, which spread a rounding difference farthest."""
+    nan: int
+    infinite: int
+    reference_not_finite: int
+    histogram: tuple[int, ...]
 
 
 def compare(outputs: Sequence[Map], references: Sequence[Map], step: float) -> ErrorStatistics:
     """Statistics of one output over several cases.
 
     Args:
-        outputs, references: arrays of equal shapes, one per case.
-        step: the output's quantisation step, in its unit.
+        outputs, references: arrays of equal shapes, one per case; at least one.
+        step: the output's quantisation step, in its unit, > 0.
+
+    Raises:
+        InputError: shapes that differ, no case, or a step that is not positive.
     """
-    found = np.concatenate([array.ravel() for array in outputs]).astype(np.float64)
-    wanted = np.concatenate([array.ravel() for array in references]).astype(np.float64)
-    finite = np.isfinite(found)
-    error = np.abs(found - wanted)[finite] if finite.any() else np.zeros(1)
-    noise, signal = float((error**2).sum()), float((wanted[finite] ** 2).sum())
-    largest, p99 = float(error.max()), float(np.quantile(error, 0.99))
+    shapes, wanted_shapes = [array.shape for array in outputs], [array.shape for array in references]
+    if not shapes or shapes != wanted_shapes:
+        raise InputError(
+            f"expected outputs and references of equal shapes, at least one, found {shapes} and {wanted_shapes}"
+        )
+    if not (math.isfinite(step) and step > 0):
+        raise InputError(f"expected a positive quantisation step, found {step}")
+    found, wanted = (
+        np.concatenate([array.ravel() for array in side]).astype(np.float64) for side in (outputs, references)
+    )
+    nan, infinite = int(np.isnan(found).sum()), int(np.isinf(found).sum())
+    counts = np.isfinite(found) & np.isfinite(wanted)
+    reference_not_finite = int((~np.isfinite(wanted)).sum())
+    values, found, wanted = found.size, found[counts], wanted[counts]
+    error = np.abs(found - wanted)
+    noise, signal, power = (float((array**2).sum()) for array in (error, wanted, found))
+    largest, mean = (float(error.max()), float(error.mean())) if error.size else (0.0, 0.0)
+    p50, p99, p999 = map(float, np.quantile(error, _QUANTILES)) if error.size else (0.0, 0.0, 0.0)
+    rounded = np.minimum(np.rint(error / step), _MOST_STEPS).astype(np.int64)
     return ErrorStatistics(
         max_abs=largest,
-        mean_abs=float(error.mean()),
+        mean_abs=mean,
+        p50_abs=p50,
         p99_abs=p99,
-        reference_range=float(wanted.max() - wanted.min()),
+        p999_abs=p999,
+        reference_range=float(np.ptp(wanted)) if wanted.size else 0.0,
         snr_db=10.0 * math.log10(signal / noise) if noise > 0 and signal > 0 else None,
+        cosine=_cosine(found, wanted, power, signal),
         step=step,
         max_steps=largest / step,
+        p50_steps=p50 / step,
         p99_steps=p99 / step,
-        not_finite=int((~finite).sum()),
+        p999_steps=p999 / step,
+        values=values,
+        not_finite=nan + infinite,
+        nan=nan,
+        infinite=infinite,
+        reference_not_finite=reference_not_finite,
+        histogram=tuple(map(int, np.bincount(rounded, minlength=_MOST_STEPS + 1))),
     )
 
 
-def failures(name: str, statistics: ErrorStatistics, threshold: Threshold) -> list[str]:
-    """What ``statistics`` of the output ``name`` miss, in words; empty where all is well."""
-    missed = []
-    if statistics.not_finite:
-        missed.append(f"{name}: {statistics.not_finite} values are NaN or infinite")
-    relative = statistics.max_abs / statistics.reference_range if statistics.reference_range else statistics.max_abs
-    if threshold.max_relative is not None and relative > threshold.max_relative:
-        missed.append(f"{name}: max error {relative:.2e} of the range, allowed {threshold.max_relative:.0e}")
-    if threshold.min_snr_db is not None and statistics.snr_db is not None and statistics.snr_db < threshold.min_snr_db:
-        missed.append(f"{name}: SNR {statistics.snr_db:.1f} dB, expected at least {threshold.min_snr_db:.0f}")
-    if threshold.max_steps is not None and statistics.max_steps > threshold.max_steps + _ROUNDING:
-        missed.append(f"{name}: max error {statistics.max_steps:.1f} steps, allowed {threshold.max_steps:g}")
-    if threshold.p99_steps is not None and statistics.p99_steps > threshold.p99_steps + _ROUNDING:
-        missed.append(f"{name}: p99 error {statistics.p99_steps:.1f} steps, allowed {threshold.p99_steps:g}")
-    return missed
+def identical(outputs: Sequence[Mapping[str, Map]], others: Sequence[Mapping[str, Map]]) -> dict[str, int]:
+    """How many values differ to the bit, by output, over all cases: NaN equals the same NaN, 0 differs from -0.
+
+    Args:
+        outputs, others: float32 arrays by output, one mapping per case, as of ``Engine.infer_all``.
+
+    Raises:
+        InputError: another number of cases, other outputs or other shapes.
+    """
+    if len(outputs) != len(others):
+        raise InputError(f"expected as many cases on both sides, found {len(outputs)} and {len(others)}")
+    differing = {name: 0 for case in outputs for name in case}
+    for one, two in zip(outputs, others, strict=True):
+        shapes, wanted = ({name: array.shape for name, array in case.items()} for case in (one, two))
+        if shapes != wanted:
+            raise InputError(f"expected equal outputs on both sides, found {shapes} and {wanted}")
+        for name, array in one.items():
+            differing[name] += int((_bits(array) != _bits(two[name])).sum())
+    return differing
+
+
+def _cosine(found: NDArray[np.float64], wanted: NDArray[np.float64], power: float, signal: float) -> float | None:
+    if power == 0 or signal == 0:
+        return None
+    cosine = float(found @ wanted) / (math.sqrt(power) * math.sqrt(signal))
+    return max(-1.0, min(1.0, cosine))  # rounding leads a little beyond
+
+
+def _bits(array: Map) -> NDArray[np.uint32]:
+    return np.ascontiguousarray(array, dtype=np.float32).view(np.uint32)

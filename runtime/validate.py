@@ -1,181 +1,311 @@
-"""Validate a bundle: run every artifact on the golden inputs, compare with the model, time it, write the report."""
+"""Validate a bundle: run every artifact on the golden inputs, on every device, compare with the model, time it, write the report.
+
+The host comes first, alone, since devices are compared with it; then all devices at once, a thread each. A finished row is
+kept on disk until the whole run is done.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import platform
-import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
-from edge_dp.bundle.manifest import Artifact, Bundle, GoldenCase
-from edge_dp.errors import EdgeDpError, InputError
+from edge_dp.bundle.manifest import Artifact, Bundle
+from edge_dp.errors import EdgeDpError, InputError, MissingExtraError
 from edge_dp.files import atomic_folder
-from edge_dp.runtime.engines import EngineEntry, engine_for, make_engine
-from edge_dp.runtime.engines.base import Engine, Signature, Tensors
-from edge_dp.runtime.latency import Latency, summarise, time_in_turn
-from edge_dp.runtime.parity import THRESHOLDS, ErrorStatistics, compare
+from edge_dp.runtime.accuracy import Evaluator
+from edge_dp.runtime.cell import Cell, signature
+from edge_dp.runtime.devices import open_device
+from edge_dp.runtime.devices.base import Device
+from edge_dp.runtime.engines import EngineEntry, engine_for, engine_named, engines_for, engines_on
+from edge_dp.runtime.engines.base import Tensors
+from edge_dp.runtime.finished import Finished, Store
+from edge_dp.runtime.latency import PRESETS, Preset, time_in_turn
+from edge_dp.runtime.plan import Plan
 from edge_dp.runtime.report.html import write_page
-from edge_dp.runtime.report.model import SCHEMA, Report, Row, write_report
+from edge_dp.runtime.report.model import SCHEMA, Report, write_report
 from edge_dp.runtime.report.pictures import PICTURES, SCALES, write_pictures
 
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, steps done and steps in all."""
+Progress = Callable[[str, int, int, str], None]
+"""Called with what is being done, steps done, steps in all, and with what; from several threads."""
+
+LOCAL = "local"
+
+__all__ = ["Plan", "Progress", "signature", "validate"]
+
+
+@dataclass
+class _Visit:
+    """One device and its cells."""
+
+    address: str
+    cells: list[Cell]
+    preset: Preset
+    emulated: bool = False
+    facts: dict[str, str] = field(default_factory=dict)
+
+    def release(self) -> None:
+        """Deactivate all engines."""
+        for cell in self.cells:
+            cell.release()
+
+
+def validate(bundle: Bundle, plan: Plan | None = None, progress: Progress = lambda *_: None) -> Report:
+    """Fill the matrix artifact x engine x device, and write ``report.json``, ``report.html`` and their pictures into the bundle.
+
+    An artifact that cannot run, or a device that is not there or vanishes, makes rows with an error; the others go on.
+
+    Args:
+        plan: what is asked for; everything on the host unless given.
+
+    Raises:
+        InputError, ChecksumError, SchemaError: the bundle is damaged, or has no such artifact; no such engine or data set.
+        DeviceError: an address that is none.
+    """
+    plan = plan or Plan()
+    manifest = bundle.manifest
+    if not manifest.golden:
+        raise InputError(f"{bundle.folder}: the bundle has no golden vectors to compare with")
+    artifacts = [manifest.artifact(name) for name in plan.artifacts] or list(manifest.artifacts)
+    for files in [case.files for case in manifest.golden] + [artifact.files for artifact in artifacts]:
+        bundle.check_files(files)
+    addresses = list(dict.fromkeys(plan.devices))
+    devices = [open_device(address) for address in addresses if address != LOCAL]
+    scoring = Evaluator(bundle, *plan.dataset, plan.samples or None, plan.threads) if plan.dataset else None
+    run = _Run(bundle, plan, artifacts, Store(bundle.folder, _settings(bundle, plan)), scoring, progress)
+    if not plan.resume:
+        run.store.clear()
+    visits = [run.on_host()] if LOCAL in addresses else []
+    if devices:
+        run.fill_host_outputs()
+        with ThreadPoolExecutor(len(devices)) as pool:
+            visits += pool.map(run.on_device, devices)
+    progress("report", 0, 1, "")
+    report = _report(bundle, plan, visits)
+    progress("report", 1, 1, "")
+    if all(row.error is None for row in report.rows):
+        run.store.clear()
+    return report
 
 
 @dataclass
 class _Run:
-    """What is known of one artifact while the validation goes on."""
+    """What all devices of one validation share.
 
-    artifact: Artifact
-    entry: EngineEntry | None = None
-    engine: Engine | None = None
-    outputs: dict[str, Tensors] = field(default_factory=dict)
-    statistics: dict[str, ErrorStatistics] = field(default_factory=dict)
-    load_ms: float = 0.0
-    first_ms: float = 0.0
-    times: list[float] = field(default_factory=list)
-    error: str | None = None
-
-
-def signature(bundle: Bundle) -> Signature:
-    """Names and shapes at the border of the bundle's artifacts."""
-    manifest = bundle.manifest
-    return Signature(
-        inputs=tuple((spec.name, spec.shape) for spec in manifest.inputs),
-        outputs=tuple((spec.name, spec.shape) for spec in manifest.outputs),
-    )
-
-
-def validate(
-    bundle: Bundle,
-    *,
-    artifacts: Sequence[str] = (),
-    threads: int = 1,
-    rounds: int = 50,
-    warm_up: int = 5,
-    progress: Progress = lambda *_: None,
-) -> Report:
-    """Run, compare and time artifacts, and write ``report.json``, ``report.html`` and their pictures into the bundle.
-
-    An artifact that cannot run makes a row with its error; the others go on.
-
-    Args:
-        artifacts: names; all unless given.
-        threads: CPU threads per inference.
-        rounds: timed inferences per artifact; engines take turns.
-        warm_up: rounds before them.
-
-    Raises:
-        InputError, ChecksumError, SchemaError: the bundle is damaged, or has no such artifact.
+    host_outputs: of each artifact that runs on the host, by golden case in order; what devices are compared with.
     """
-    manifest = bundle.manifest
-    if not manifest.golden:
-        raise InputError(f"{bundle.folder}: the bundle has no golden vectors to compare with")
-    chosen = [manifest.artifact(name) for name in artifacts] or list(manifest.artifacts)
-    for case in manifest.golden:
-        bundle.check_files(case.files)
-    for artifact in chosen:
-        bundle.check_files(artifact.files)
-    runs = [_Run(artifact) for artifact in chosen]
-    with contextlib.ExitStack() as stack:
-        for index, run in enumerate(runs):
-            progress(f"compare {run.artifact.name}", index, len(runs))
-            _compare(bundle, run, threads)
-            if run.engine is not None:
-                stack.callback(run.engine.deactivate)
-        _time(bundle, runs, rounds, warm_up, progress)
-    progress("report", 0, 1)
-    with atomic_folder(bundle.folder / PICTURES, marker=SCALES) as folder:
-        first = manifest.golden[0].name
-        shared, by_row = write_pictures(
-            bundle, {r.artifact.name: r.outputs[first] for r in runs if not r.error}, folder
+
+    bundle: Bundle
+    plan: Plan
+    artifacts: Sequence[Artifact]
+    store: Store
+    evaluator: Evaluator | None
+    progress: Progress
+    host_outputs: dict[str, list[Tensors]] = field(default_factory=dict)
+
+    def on_host(self) -> _Visit:
+        """Everything on this machine."""
+        visit = _Visit(LOCAL, _cells(self.artifacts, LOCAL, self.plan), self.plan.preset)
+        with contextlib.ExitStack() as stack:
+            stack.callback(visit.release)
+            self._fill(visit, None)
+        count = len(self.bundle.manifest.golden)
+        for cell in visit.cells:
+            if len(cell.outputs) == count:
+                self.host_outputs.setdefault(cell.artifact.name, cell.outputs)
+        return visit
+
+    def fill_host_outputs(self) -> None:
+        """Run what was not run on the host in its first engine there; artifacts that run in none are left out."""
+        for artifact in self.artifacts:
+            if artifact.name not in self.host_outputs:
+                with contextlib.suppress(EdgeDpError):
+                    cell = Cell(artifact, engine_for(artifact.format), LOCAL)
+                    cell.run(self.bundle, None, self.plan)
+                    cell.release()
+                    if cell.error is None:
+                        self.host_outputs[artifact.name] = cell.outputs
+
+    def on_device(self, device: Device) -> _Visit:
+        """Everything on one device; one that cannot be reached gives a row with the error for each artifact."""
+        address = device.address
+        preset = PRESETS["counted"] if device.emulated else self.plan.preset
+        visit = _Visit(address, [], preset, device.emulated)
+        try:
+            self.progress(f"open {address}", 0, 1, "")
+            with device, contextlib.ExitStack() as stack:
+                self.progress(f"open {address}", 1, 1, "")
+                visit.facts = _facts(device)
+                visit.cells = _cells_on(device, self.artifacts, self.plan)
+                stack.callback(visit.release)
+                self._fill(visit, device)
+            words = f"{address}: no engine there executes it"
+        except EdgeDpError as error:
+            words = str(error)
+            for cell in visit.cells:
+                if cell.finished is None and not cell.statistics:
+                    cell.error = cell.error or words
+        visit.cells = visit.cells or [Cell(artifact, None, address, error=words) for artifact in self.artifacts]
+        return visit
+
+    def _fill(self, visit: _Visit, device: Device | None) -> None:
+        """Run, time and judge all cells of one device; ``device`` is None for the host."""
+        total = len(visit.cells)
+        for index, cell in enumerate(visit.cells):
+            self.progress(f"compare on {visit.address}", index, total, f"{cell.artifact.name} in {cell.engine_name}")
+            earlier = self.store.load(cell.identity) if self.plan.resume else None
+            if earlier is not None:
+                cell.finished, cell.outputs = earlier.row, [earlier.outputs]
+                continue
+            cell.run(self.bundle, device, self.plan)
+            if device is not None:
+                cell.compare_with_host(self.host_outputs.get(cell.artifact.name))
+        self.progress(f"compare on {visit.address}", total, total, "")
+        fresh = [cell for cell in visit.cells if cell.engine is not None]
+        self._time(visit, fresh)
+        for cell in fresh:
+            self._judge(visit, cell, device)
+            if cell.error is None:
+                row = cell.row(self.plan, visit.preset, visit.emulated)
+                self.store.save(cell.identity, Finished(row, cell.outputs[0]))
+            cell.release()
+
+    def _time(self, visit: _Visit, cells: Iterable[Cell]) -> None:
+        """Time in turn the engines whose speed means something; a reference evaluator's does not."""
+        by_key = {" ".join(cell.key): cell for cell in cells if cell.entry and cell.entry.measures_speed}
+        engines = {key: cell.engine for key, cell in by_key.items() if cell.engine}
+        inputs = self.bundle.golden_inputs(self.bundle.manifest.golden[0])
+        label = f"time on {visit.address}"
+        timed, errors = time_in_turn(
+            engines, inputs, visit.preset, lambda share: self.progress(label, round(100 * share), 100, "")
         )
+        for key, found in timed.items():
+            by_key[key].timed = found
+        for key, error in errors.items():
+            by_key[key].error = error
+
+    def _judge(self, visit: _Visit, cell: Cell, device: Device | None) -> None:
+        """Score a data set and look for the guilty layer, where that was asked for."""
+        label = f"{cell.artifact.name} on {visit.address}"
+        try:
+            if cell.error is None and cell.engine is not None and self.evaluator is not None:
+                cell.accuracy = self.evaluator.accuracy(
+                    cell.engine, lambda done, total: self.progress(f"data set, {label}", done, total, "")
+                )
+            if cell.error is None and self.plan.blame and device is None and cell.artifact.reference == "quantised":
+                self.progress(f"blame {label}", 0, 1, "")
+                cell.blame = self.plan.blame(self.bundle, cell.artifact.name)
+                self.progress(f"blame {label}", 1, 1, "")
+        except EdgeDpError as error:
+            cell.error = str(error)
+
+
+def _settings(bundle: Bundle, plan: Plan) -> dict[str, object]:
+    """What a row depends on besides its artifact, engine and device."""
+    return {
+        "threads": plan.threads,
+        "preset": dataclasses.asdict(plan.preset),
+        "budgets": [budget.text for budget in plan.budgets],
+        "dataset": plan.dataset,
+        "samples": plan.samples,
+        "blame": plan.blame is not None,
+        "isolated": plan.isolated,
+        "golden": [case.files for case in bundle.manifest.golden],
+    }
+
+
+def _cells(artifacts: Sequence[Artifact], address: str, plan: Plan) -> list[Cell]:
+    """Of the host: the engines asked for, or the first that executes each artifact."""
+    chosen = [engine_named(name) for name in plan.engines]
+    cells = []
+    for artifact in artifacts:
+        entries = [entry for entry in chosen if artifact.format in entry.formats]
+        if not chosen:
+            try:
+                entries = [engine_for(artifact.format)]
+            except (InputError, MissingExtraError) as error:
+                cells.append(Cell(artifact, None, address, error=str(error)))
+        cells += [Cell(artifact, entry, address, error=_missing(entry)) for entry in entries]
+    if not cells:
+        raise InputError(f"engines {', '.join(plan.engines)}: none executes {', '.join(a.name for a in artifacts)}")
+    return cells
+
+
+def _missing(entry: EngineEntry) -> str | None:
+    reason = entry.why_not()
+    return f"{entry.name}: {reason}: pip install 'edge-dp[{entry.extra}]'" if reason else None
+
+
+def _cells_on(device: Device, artifacts: Sequence[Artifact], plan: Plan) -> list[Cell]:
+    """Of a device: the engines asked for, or the first that executes each artifact there.
+
+    What none executes is left out, unless it was asked for: a phone without ONNX Runtime has not failed.
+    """
+    reasons = engines_on(device)
+    cells = []
+    for artifact in artifacts:
+        entries = [entry for entry in engines_for(artifact.format) if not plan.engines or entry.name in plan.engines]
+        able = [entry for entry in entries if reasons[entry.name] is None]
+        cells += [Cell(artifact, entry, device.address) for entry in (able if plan.engines else able[:1])]
+        if plan.engines or (plan.artifacts and not able):
+            cells += [
+                Cell(artifact, entry, device.address, error=f"{entry.name} on {device.address}: {reasons[entry.name]}")
+                for entry in entries
+                if reasons[entry.name] is not None
+            ]
+    return cells
+
+
+def _report(bundle: Bundle, plan: Plan, visits: Sequence[_Visit]) -> Report:
+    manifest = bundle.manifest
+    rows = [(cell, cell.row(plan, visit.preset, visit.emulated)) for visit in visits for cell in visit.cells]
+    drawn = {row.key: (cell.artifact, cell.outputs[0]) for cell, row in rows if row.error is None and cell.outputs}
+    with atomic_folder(bundle.folder / PICTURES, marker=SCALES) as folder:
+        shared, by_row = write_pictures(bundle, drawn, folder)
+    host = next((_versions(visit) for visit in visits if visit.address == LOCAL), {})
     report = Report(
         schema=SCHEMA,
         model=manifest.model,
         parameters=manifest.parameters,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        host=_host(threads, {run.entry for run in runs if run.entry}),
+        host=_host(plan.threads) | host,
         versions=manifest.versions,
         units={spec.name: spec.unit for spec in manifest.outputs},
-        thresholds=THRESHOLDS,
-        rows=tuple(_row(run, threads, by_row.get(run.artifact.name, {})) for run in runs),
+        thresholds=dict(plan.thresholds),
+        rows=tuple(dataclasses.replace(row, pictures=by_row.get(row.key, {})) for _, row in rows),
         pictures=shared,
         training=manifest.training,
+        devices={visit.address: visit.facts | _versions(visit) for visit in visits if visit.facts},
+        budgets=tuple(budget.text for budget in plan.budgets),
     )
     write_report(report, bundle.folder)
     write_page(report, bundle.folder)
     return report
 
 
-def _compare(bundle: Bundle, run: _Run, threads: int) -> None:
-    cases = bundle.manifest.golden
-    try:
-        run.entry = engine_for(run.artifact.format)
-        engine = make_engine(run.entry, bundle.path(run.artifact.path), signature(bundle), threads)
-        start = time.perf_counter()
-        engine.activate()
-        run.engine, run.load_ms = engine, (time.perf_counter() - start) * 1e3
-        for case in cases:
-            start = time.perf_counter()
-            run.outputs[case.name] = engine.infer(bundle.golden_inputs(case))
-            run.first_ms = run.first_ms or (time.perf_counter() - start) * 1e3
-    except EdgeDpError as error:
-        run.error = str(error)
-        return
-    run.statistics = _statistics(bundle, run, cases)
-
-
-def _statistics(bundle: Bundle, run: _Run, cases: Sequence[GoldenCase]) -> dict[str, ErrorStatistics]:
-    references = [bundle.golden_outputs(case, run.artifact.reference) for case in cases]
-    outputs = [run.outputs[case.name] for case in cases]
+def _facts(device: Device) -> dict[str, str]:
+    facts = device.facts()
     return {
-        spec.name: compare([o[spec.name] for o in outputs], [r[spec.name] for r in references], spec.scale or 1.0)
-        for spec in bundle.manifest.outputs
+        "machine": facts.machine,
+        "system": facts.system,
+        "processor": facts.processor,
+        "cores": str(facts.cores),
+        "memory": f"{facts.memory_bytes / 2**20:.0f} MB" if facts.memory_bytes else "",
+        "features": " ".join(facts.features),
     }
 
 
-def _time(bundle: Bundle, runs: list[_Run], rounds: int, warm_up: int, progress: Progress) -> None:
-    """Time the engines whose speed means something; a reference evaluator's does not."""
-    sound = [run for run in runs if run.engine and not run.error]
-    by_name = {run.artifact.name: run for run in sound if run.entry and run.entry.measures_speed}
-    engines = {name: run.engine for name, run in by_name.items() if run.engine}
-    inputs = bundle.golden_inputs(bundle.manifest.golden[0])
-    total = rounds + warm_up
-    times, errors = time_in_turn(engines, inputs, rounds, warm_up, lambda done: progress("time in turn", done, total))
-    for name, values in times.items():
-        by_name[name].times = values
-    for name, error in errors.items():
-        by_name[name].error = error
+def _versions(visit: _Visit) -> dict[str, str]:
+    return {cell.engine_name: cell.version for cell in visit.cells if cell.version}
 
 
-def _row(run: _Run, threads: int, pictures: dict[str, str]) -> Row:
-    latency: Latency | None = None
-    if run.times:
-        latency = summarise(threads, run.load_ms, run.first_ms, run.times)
-    return Row(
-        artifact=run.artifact.name,
-        format=run.artifact.format,
-        precision=run.artifact.precision,
-        engine=run.entry.name if run.entry else "none",
-        device="local",
-        size_bytes=run.artifact.size_bytes,
-        reference=run.artifact.reference,
-        error=run.error,
-        statistics=run.statistics,
-        latency=latency,
-        pictures=pictures,
-        kernels_integer=run.artifact.kernels.integer,
-        kernels_floating=run.artifact.kernels.floating,
-    )
-
-
-def _host(threads: int, entries: Iterable[EngineEntry]) -> dict[str, str]:
+def _host(threads: int) -> dict[str, str]:
     return {
         "machine": platform.machine(),
         "processor": _processor(),
@@ -183,7 +313,6 @@ def _host(threads: int, entries: Iterable[EngineEntry]) -> dict[str, str]:
         "python": platform.python_version(),
         "cores": str(os.cpu_count()),
         "threads": str(threads),
-        **{entry.name: f"{entry.distribution} {version(entry.distribution)}" for entry in entries},
     }
 
 

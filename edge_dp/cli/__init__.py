@@ -7,10 +7,40 @@ import sys
 from collections.abc import Sequence
 
 from edge_dp._version import VERSION
-from edge_dp.cli import bundle, data, doctor, export, run, sensitivity, sensors, simulate, stages, train, validate
+from edge_dp.cli import (
+    bundle,
+    data,
+    devices,
+    doctor,
+    emulator,
+    export,
+    report,
+    run,
+    sensitivity,
+    sensors,
+    simulate,
+    stages,
+    train,
+    validate,
+)
 from edge_dp.errors import EdgeDpError
 
-_VERBS = (doctor, sensors, data, simulate, train, sensitivity, export, stages, validate, bundle, run)
+_VERBS = (
+    doctor,
+    sensors,
+    data,
+    simulate,
+    train,
+    sensitivity,
+    export,
+    stages,
+    validate,
+    report,
+    bundle,
+    run,
+    devices,
+    emulator,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:

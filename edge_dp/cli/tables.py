@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from edge_dp.bundle.manifest import Bundle
     from edge_dp.runtime.report.model import Report, Row
 
-_LEAST_WIDTH = 132  # a log file has no width: do not fold the columns there
+_LEAST_WIDTH = 150  # a log file has no width: do not fold the columns there
 
 
 def console() -> Console:
@@ -51,46 +51,65 @@ def artifact_table(bundle: Bundle) -> None:
 
 
 def report_table(report: Report) -> None:
-    """One row per artifact; errors are of the first output, the verdict is of every output."""
+    """One row per cell of the matrix; errors are of the first output, the verdict is of every output."""
     first = next(iter(report.units))
     where = f"{report.host['processor']}, {report.host['threads']} thread(s)"
-    table = Table(title=Text(f"{report.model} on {where}; errors of {first}, in its unit ({report.units[first]})"))
-    columns = (
-        "format",
-        "precision",
+    devices = any(row.device != "local" for row in report.rows)
+    counted = any(row.latency and row.latency.instructions for row in report.rows)
+    columns = [
+        "artifact",
         "engine",
+        *["device"] * devices,
         "KB",
         "max error",
         "SNR dB",
         "max steps",
         "p99 steps",
-        "p50 ms",
-        "p90 ms",
-        "verdict",
-    )
+    ]
+    columns += ["p50 ms", "p90 ms", *["M instr."] * counted, "verdict"]
+    table = Table(title=Text(f"{report.model} on {where}; errors of {first}, in its unit ({report.units[first]})"))
     for name in columns:
-        table.add_column(name, justify="left" if name in ("format", "precision", "engine", "verdict") else "right")
+        texts = ("artifact", "engine", "device", "verdict")
+        table.add_column(name, justify="left" if name in texts else "right", overflow="fold")
     for row in report.rows:
-        table.add_row(*_cells(report, row))
+        cells = _cells(report, row)
+        table.add_row(*(cells[name] for name in columns))
     output = console()
     output.print(table)
     for row in report.rows:
         for text in report.missed(row):
-            output.print(f"{row.artifact}: {text}", markup=False)
+            output.print(f"{row.artifact} in {row.engine} on {row.device}: {text}", markup=False)
+        if row.accuracy is not None:
+            scores = "; ".join(
+                f"{score.metric} {score.artifact:.4f}, model {score.model:.4f}, {100 * score.drop:+.2f} % worse"
+                for score in row.accuracy.scores
+            )
+            output.print(
+                f"{row.artifact} on {row.device}: {row.accuracy.dataset}, {row.accuracy.samples} samples: {scores}",
+                markup=False,
+            )
     if any(row.latency is None and row.error is None for row in report.rows):
         output.print("no latency: a reference evaluator, which says nothing of the phone's speed or Neural Engine")
+    if any(row.latency and row.latency.kind == "instructions" for row in report.rows):
+        output.print("emulated devices count instructions: such rows have no milliseconds")
 
 
-def _cells(report: Report, row: Row) -> list[str]:
-    head = [escape(row.format), escape(row.precision), row.engine, f"{row.size_bytes / 1000:.0f}"]
+def _cells(report: Report, row: Row) -> dict[str, str]:
+    """Texts by column."""
+    cells = dict.fromkeys(("max error", "SNR dB", "max steps", "p99 steps", "p50 ms", "p90 ms", "M instr."), "-")
+    cells |= {"artifact": escape(row.artifact), "engine": escape(row.engine)}
+    cells |= {"device": escape(row.device), "KB": f"{row.size_bytes / 1000:.0f}"}
     if row.error is not None:
-        return [*head, *["-"] * 6, "[red]error[/red]"]
+        return cells | {"verdict": "[red]error[/red]"}
     statistics = row.statistics[next(iter(report.units))]
-    snr = "exact" if statistics.snr_db is None else f"{statistics.snr_db:.1f}"
-    times = [f"{row.latency.p50_ms:.2f}", f"{row.latency.p90_ms:.2f}"] if row.latency else ["-", "-"]
-    verdict = "[red]FAIL[/red]" if report.missed(row) else "[green]pass[/green]"
-    steps = [_steps(statistics.max_steps), _steps(statistics.p99_steps)]
-    return [*head, f"{statistics.max_abs:.2g}", snr, *steps, *times, verdict]
+    cells["max error"] = f"{statistics.max_abs:.2g}"
+    cells["SNR dB"] = "exact" if statistics.snr_db is None else f"{statistics.snr_db:.1f}"
+    cells |= {"max steps": _steps(statistics.max_steps), "p99 steps": _steps(statistics.p99_steps)}
+    if row.latency and row.latency.kind == "wall":
+        cells |= {"p50 ms": f"{row.latency.p50_ms:.2f}", "p90 ms": f"{row.latency.p90_ms:.2f}"}
+    if row.latency and row.latency.instructions:
+        cells["M instr."] = f"{row.latency.instructions / 1e6:.2f}"
+    return cells | {"verdict": "[red]FAIL[/red]" if report.missed(row) else "[green]pass[/green]"}
 
 
 def _steps(value: float) -> str:

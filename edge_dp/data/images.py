@@ -59,8 +59,24 @@ def read_view(path: str | Path, sensor: SensorProfile, *, colour: bool = False) 
                 "divide by the white level."
             )
         return np.ascontiguousarray(view, dtype=np.float32)
-    _check_levels(path, view, sensor)
-    light = (view.astype(np.float32, order="C") - np.float32(sensor.black_level)).clip(0)
+    return light_of_levels(view, sensor, str(path))
+
+
+def light_of_levels(levels: NDArray[Any], sensor: SensorProfile, where: str) -> Array:
+    """Levels of the sensor's files in linear light: (v - black) / (white - black), clipped at 0, linearised where they are sRGB.
+
+    Args:
+        levels: (...), dtype and levels as the profile says.
+        where: the file or view, for the messages.
+
+    Returns:
+        The same shape, float32, [0, 1].
+
+    Raises:
+        InputError: another dtype; levels that all lie at or below black, or somewhere above white.
+    """
+    _check_levels(where, levels, sensor)
+    light = (levels.astype(np.float32, order="C") - np.float32(sensor.black_level)).clip(0)
     light /= np.float32(sensor.white_level - sensor.black_level)
     return srgb_to_linear(light) if sensor.transfer == "srgb" else light
 
@@ -91,19 +107,36 @@ def read_pair(
         raise InputError(f"{right}: expected {sizes[0]} as in {left}, found {sizes[1]}. Pass the views of one capture.")
     if np.array_equal(views[0], views[1]):
         raise InputError(f"{right}: expected the other view, found one view twice (same as {left}). Pass both views.")
+    planes = match_views(views[0], views[1], sensor, str(right))
+    return DpSample(left=planes[0], right=planes[1], sensor=sensor, name=Path(left).stem)
+
+
+def match_views(left: Array, right: Array, sensor: SensorProfile, where: str) -> tuple[Array, Array]:
+    """Views as they lie in the sensor's files -> true left and right of a sample, equally bright, dual-pixel axis along x.
+
+    Args:
+        left, right: (H, W) or (3, H, W) linear light; the views called so, which ``swap_views`` exchanges.
+        where: the file or view, for the message.
+
+    Returns:
+        Both as (C, H, W); the right view is clipped at 1 after its gain.
+
+    Raises:
+        InputError: the views show more than the field over which the profile's ``right_gain`` is known.
+    """
     if sensor.swap_views:
-        views.reverse()
+        left, right = right, left
     if sensor.right_gain is not None:
-        height, width = views[1].shape[-2:]
+        height, width = right.shape[-2:]
         field = sensor.right_gain.field_px
         if width > field[0] or height > field[1]:
             raise InputError(
-                f"{right}: expected at most {field[0]}x{field[1]}, where right_gain of sensor {sensor.name} is known, "
+                f"{where}: expected at most {field[0]}x{field[1]}, where right_gain of sensor {sensor.name} is known, "
                 f"found {width}x{height}. Crop the views to their centre."
             )
-        views[1] = (views[1] * sensor.right_gain.sample(height, width)).clip(0, 1)
-    planes = [to_sample_orientation(view.reshape(-1, *view.shape[-2:]), sensor) for view in views]
-    return DpSample(left=planes[0], right=planes[1], sensor=sensor, name=Path(left).stem)
+        right = (right * sensor.right_gain.sample(height, width)).clip(0, 1)
+    planes = [to_sample_orientation(view.reshape(-1, *view.shape[-2:]), sensor) for view in (left, right)]
+    return planes[0], planes[1]
 
 
 def to_sample_orientation(array: NDArray[Scalar], sensor: SensorProfile) -> NDArray[Scalar]:
@@ -159,18 +192,18 @@ def _central(view: Array, share: float) -> Array:
     return view[..., top : top + height, left : left + width]
 
 
-def _check_levels(path: str | Path, view: NDArray[Any], sensor: SensorProfile) -> None:
+def _check_levels(where: str, view: NDArray[Any], sensor: SensorProfile) -> None:
     kind = "tone-mapped (sRGB)" if sensor.transfer == "srgb" else "raw"
     expected = f"{sensor.dtype} {kind} with black level {sensor.black_level:g} (sensor {sensor.name})"
     if str(view.dtype) != sensor.dtype:
         advice = _WHAT_TO_DO.get(str(view.dtype), f"Convert it to {sensor.dtype}, or to .pfm of linear light.")
-        raise InputError(f"{path}: expected {expected}, found {view.dtype}. {advice}")
+        raise InputError(f"{where}: expected {expected}, found {view.dtype}. {advice}")
     if view.max() <= sensor.black_level:
         raise InputError(
-            f"{path}: expected {expected}, found no value above {view.max()}. The file is black, or of another sensor."
+            f"{where}: expected {expected}, found no value above {view.max()}. The file is black, or of another sensor."
         )
     if view.max() > sensor.white_level:
         raise InputError(
-            f"{path}: expected {expected} and white level {sensor.white_level:g}, found {view.max()}. Pass the "
+            f"{where}: expected {expected} and white level {sensor.white_level:g}, found {view.max()}. Pass the "
             "--sensor that took it."
         )

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
@@ -32,11 +33,18 @@ class FieldPolynomial:
     field_px: tuple[int, int]  # (width, height) of the part of the sensor it was fitted on
 
     def sample(self, height: int, width: int) -> NDArray[np.float32]:
-        """(height, width) float32 values for views that show the field, at any resolution."""
-        x = (2 * np.arange(width) + 1) / width - 1
-        y = (2 * np.arange(height) + 1) / height - 1
-        value: NDArray[np.float64] = np.polynomial.polynomial.polygrid2d(y, x, np.array(self.coefficients))
-        return value.astype(np.float32)
+        """(height, width) float32 values for views that show the field, at any resolution. Read-only: they are kept."""
+        return _sampled(tuple(map(tuple, self.coefficients)), height, width)
+
+
+@lru_cache(maxsize=8)  # every capture of a sensor asks for the same
+def _sampled(coefficients: tuple[tuple[float, ...], ...], height: int, width: int) -> NDArray[np.float32]:
+    x = (2 * np.arange(width) + 1) / width - 1
+    y = (2 * np.arange(height) + 1) / height - 1
+    value: NDArray[np.float64] = np.polynomial.polynomial.polygrid2d(y, x, np.array(coefficients))
+    values = value.astype(np.float32)
+    values.flags.writeable = False
+    return values
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,9 +85,12 @@ class Device(ABC):
 
     @abstractmethod
     def spawn(self, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
-        """Start a program whose standard input and output, binary and unchanged, are pipes of the process returned.
+        """Start a program whose standard input, output and error, binary and unchanged, are pipes of the process returned.
 
-        The program ends when its standard input does.
+        The program must end when its standard input does. ``kill`` of the process ends it in any case, and so does ``close``.
+
+        Raises:
+            DeviceError: the device is gone, or this machine has no such program.
         """
 
     @abstractmethod

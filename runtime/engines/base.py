@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,8 +19,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_dp.errors import EngineError
-from edge_dp.quiet import quiet
+from edge_dp.errors import EdgeDpError, EngineError
+from edge_dp.runtime.agent import AdapterError, one_line
 
 Tensors = dict[str, NDArray[np.float32]]
 
@@ -45,6 +46,7 @@ class EngineState:
     peak_memory_bytes: resident, of the process that runs the engine, its largest so far.
     temperature_c, frequency_mhz: of the processor, now.
     affinity: cores that the process may use.
+    placement: number of operations by the processor they are planned for, as the engine calls it.
     """
 
     version: str | None = None
@@ -53,6 +55,7 @@ class EngineState:
     temperature_c: float | None = None
     frequency_mhz: float | None = None
     affinity: tuple[int, ...] = ()
+    placement: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,17 +104,13 @@ class Engine(ABC):
 
         Raises:
             EngineError: the engine cannot load it; the message carries the engine's own words.
+            DeviceError: the device that is to run it has gone, or has no room for it.
         """
         if not self.artifact.exists():
             raise EngineError(f"{self.artifact}: no such artifact")
         start = time.perf_counter_ns()
-        try:
-            with quiet():
-                self._activate()
-        except EngineError:
-            raise
-        except Exception as error:  # an engine raises whatever it likes; the caller gets one kind
-            raise EngineError(f"{self.artifact}: {self.name} cannot load it: {_one_line(error)}") from error
+        with self._one_kind_of_error("cannot load it"):
+            self._activate()
         self._load_ns = time.perf_counter_ns() - start
         self._active = True
 
@@ -127,32 +126,10 @@ class Engine(ABC):
         Raises:
             EngineError: not active, a missing or surplus input, a wrong shape, or a failure inside the engine.
         """
-        if not self._active:
-            raise EngineError(f"{self.artifact}: {self.name} is not active; call activate() or use 'with engine:'")
-        checked: Tensors = {}
-        for name, shape in self.signature.inputs:
-            if name not in inputs:
-                raise EngineError(f"{self.artifact}: input {name!r} is missing, found {sorted(inputs)}")
-            array = np.ascontiguousarray(inputs[name], dtype=np.float32)
-            if array.shape != shape:
-                raise EngineError(f"{self.artifact}: input {name!r}: expected shape {shape}, found {array.shape}")
-            checked[name] = array
-        if surplus := sorted(set(inputs) - set(checked)):
-            raise EngineError(f"{self.artifact}: unknown inputs {surplus}, expected {sorted(checked)}")
-        try:
+        checked = self._check_inputs(inputs)
+        with self._one_kind_of_error("failed while running"):
             outputs = self._infer(checked)
-        except EngineError:
-            raise
-        except Exception as error:
-            raise EngineError(f"{self.artifact}: {self.name} failed while running: {_one_line(error)}") from error
-        if len(outputs) != len(self.signature.outputs):
-            raise EngineError(f"{self.artifact}: expected {len(self.signature.outputs)} outputs, found {len(outputs)}")
-        result: Tensors = {}
-        for (name, shape), output in zip(self.signature.outputs, outputs, strict=True):
-            if output.shape != shape:
-                raise EngineError(f"{self.artifact}: output {name!r}: expected shape {shape}, found {output.shape}")
-            result[name] = output
-        return result
+        return self._named_outputs(outputs)
 
     def infer_all(self, cases: Sequence[Mapping[str, NDArray[np.float32]]]) -> list[Tensors]:
         """Run once for each case, in order; errors as of ``infer``. An engine behind a slow line sends them all at once."""
@@ -177,6 +154,45 @@ class Engine(ABC):
             self._deactivate()
             self._active = False
 
+    @contextmanager
+    def _one_kind_of_error(self, what: str) -> Iterator[None]:
+        """Turn whatever an engine raises into EngineErrors that name the artifact; the SDK's own pass."""
+        try:
+            yield
+        except EdgeDpError:
+            raise
+        except AdapterError as error:
+            raise EngineError(f"{self.artifact}: {error}") from error
+        except Exception as error:
+            raise EngineError(f"{self.artifact}: {self.name} {what}: {one_line(error)}") from error
+
+    def _check_inputs(self, inputs: Mapping[str, NDArray[np.float32]]) -> Tensors:
+        """``inputs`` in the order of the signature, contiguous; EngineError as of ``infer``."""
+        if not self._active:
+            raise EngineError(f"{self.artifact}: {self.name} is not active; call activate() or use 'with engine:'")
+        checked: Tensors = {}
+        for name, shape in self.signature.inputs:
+            if name not in inputs:
+                raise EngineError(f"{self.artifact}: input {name!r} is missing, found {sorted(inputs)}")
+            array = np.asarray(inputs[name], dtype=np.float32, order="C")
+            if array.shape != shape:
+                raise EngineError(f"{self.artifact}: input {name!r}: expected shape {shape}, found {array.shape}")
+            checked[name] = array
+        if surplus := sorted(set(inputs) - set(checked)):
+            raise EngineError(f"{self.artifact}: unknown inputs {surplus}, expected {sorted(checked)}")
+        return checked
+
+    def _named_outputs(self, outputs: Sequence[NDArray[np.float32]]) -> Tensors:
+        """Outputs by name; EngineError where their number or a shape is not the signature's."""
+        if len(outputs) != len(self.signature.outputs):
+            raise EngineError(f"{self.artifact}: expected {len(self.signature.outputs)} outputs, found {len(outputs)}")
+        result: Tensors = {}
+        for (name, shape), output in zip(self.signature.outputs, outputs, strict=True):
+            if output.shape != shape:
+                raise EngineError(f"{self.artifact}: output {name!r}: expected shape {shape}, found {output.shape}")
+            result[name] = output
+        return result
+
     def __enter__(self) -> Self:
         self.activate()
         return self
@@ -185,8 +201,3 @@ class Engine(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.deactivate()
-
-
-def _one_line(error: BaseException) -> str:
-    words = " ".join(str(error).split())
-    return words[:300] or type(error).__name__

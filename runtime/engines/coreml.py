@@ -1,104 +1,21 @@
-"""Core ML packages: by Apple's runtime on macOS, and by the reference evaluator everywhere."""
+"""Core ML packages read back from disk: their metadata, their program, and the reference evaluator of it."""
 
 from __future__ import annotations
 
-import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edge_dp.errors import EngineError, MissingExtraError
 from edge_dp.quiet import quiet
-from edge_dp.runtime.engines.base import Engine, Signature, Tensors
-from edge_dp.runtime.engines.torch_threads import torch_threads
 
 if TYPE_CHECKING:
-    from edge_dp.runtime.engines.mil import MilProgram, TensorType
+    from edge_dp.runtime.engines.mil import MilProgram
 
 MODEL = Path("Data/com.apple.CoreML/model.mlmodel")
 """The program within a package."""
 
 METADATA_OF_TOOL = "com.github.apple.coremltools"
 """What the keys of coremltools' own metadata begin with."""
-
-COMPUTE_UNITS = ("ALL", "CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE")
-
-
-class CoreMLEngine(Engine):
-    """Runs a ``.mlpackage`` with Apple's Core ML. macOS only.
-
-    Core ML chooses its own threads: ``threads`` has no effect.
-
-    Args:
-        artifact: the ``.mlpackage`` folder.
-        signature: names and shapes of the inputs and outputs.
-        threads: see above.
-        compute_units: which processors Core ML may use, one of ``COMPUTE_UNITS``. Results differ between them.
-    """
-
-    name = "coreml"
-
-    def __init__(self, artifact: Path, signature: Signature, threads: int = 1, compute_units: str = "ALL") -> None:
-        super().__init__(artifact, signature, threads)
-        if compute_units not in COMPUTE_UNITS:
-            raise EngineError(f"{artifact}: expected compute units {', '.join(COMPUTE_UNITS)}, found {compute_units!r}")
-        self.compute_units = compute_units
-        self._model: Any = None
-
-    def _activate(self) -> None:
-        if platform.system() != "Darwin":
-            raise EngineError(f"{self.artifact}: Core ML exists on macOS only; use the engine coreml-reference here")
-        with quiet():
-            ct = _coremltools()
-            self._model = ct.models.MLModel(str(self.artifact), compute_units=ct.ComputeUnit[self.compute_units])
-
-    def _infer(self, inputs: Tensors) -> list[NDArray[np.float32]]:
-        outputs = self._model.predict(dict(inputs))
-        return [np.array(outputs[name], dtype=np.float32) for name, _ in self.signature.outputs]
-
-    def _deactivate(self) -> None:
-        self._model = None
-
-
-class CoreMLReferenceEngine(Engine):
-    """Reads a ``.mlpackage`` back from disk and evaluates its MIL program, on any machine.
-
-    A reference: it shows that the package says what the model meant, in the arithmetic described at ``MilProgram``. It
-    says nothing about the Neural Engine, nor about how fast or how exactly an iPhone runs the package.
-
-    ``activate`` raises EngineError, naming the package, where a file is missing or damaged, an op has no reference, or
-    inputs and outputs are not those of the signature.
-    """
-
-    name = "coreml-reference"
-
-    def __init__(self, artifact: Path, signature: Signature, threads: int = 1) -> None:
-        super().__init__(artifact, signature, threads)
-        self._program: MilProgram | None = None
-
-    def _activate(self) -> None:
-        program = read_program(self.artifact)
-        self._check_border("inputs", program.inputs, self.signature.inputs)
-        self._check_border("outputs", program.outputs, self.signature.outputs)
-        self._program = program
-
-    def _check_border(
-        self, side: str, found: dict[str, TensorType], promised: tuple[tuple[str, tuple[int, ...]], ...]
-    ) -> None:
-        shapes = {name: kind.shape for name, kind in found.items()}
-        if shapes != dict(promised):
-            raise EngineError(f"{self.artifact}: expected {side} {dict(promised)}, found {shapes} in the package")
-
-    def _infer(self, inputs: Tensors) -> list[NDArray[np.float32]]:
-        assert self._program is not None  # the base class runs active engines only
-        with torch_threads(self.threads):
-            outputs = self._program.run(inputs)
-        return [outputs[name] for name, _ in self.signature.outputs]
-
-    def _deactivate(self) -> None:
-        self._program = None
 
 
 def load_function(package: Path) -> Any:

@@ -53,6 +53,11 @@ class Row:
     accuracy: Accuracy | None = None
     blame: Blame | None = None
 
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Artifact, engine and device: no two rows share them."""
+        return self.artifact, self.engine, self.device
+
 
 @dataclass(frozen=True, slots=True)
 class Report:

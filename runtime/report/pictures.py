@@ -26,6 +26,8 @@ SCALES = "scales.json"
 ERROR_STEPS = 4.0
 """Quantisation steps at which the error map of an integer artifact saturates."""
 
+RowKey = tuple[str, str, str]
+"""Artifact, engine, device."""
 Map = NDArray[np.float32]
 Picture = NDArray[np.uint8]
 
@@ -39,8 +41,8 @@ class Scale:
 
 
 def write_pictures(
-    bundle: Bundle, outputs: Mapping[str, Tensors], folder: Path
-) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    bundle: Bundle, outputs: Mapping[RowKey, tuple[Artifact, Tensors]], folder: Path
+) -> tuple[dict[str, str], dict[RowKey, dict[str, str]]]:
     """Draw the first golden case and what artifacts made of it, and note what the colours stand for in ``scales.json``.
 
     All disparity maps share one scale, that of the float model, so that equal colours are equal disparities. An error map
@@ -49,12 +51,12 @@ def write_pictures(
 
     Args:
         bundle: pictures are drawn where its only input has two views as channels and its first output is the disparity.
-        outputs: outputs on the first golden case by name of the artifact.
+        outputs: artifact and outputs on the first golden case, by the row's key.
         folder: where the pictures go; it becomes ``report_pictures`` of the bundle.
 
     Returns:
         The shared pictures (``left``, ``right``, ``disparity_float``, ``disparity_quantised``, ``confidence_float``) and
-        those of each artifact (``disparity``, ``error``): what each shows to its path relative to the bundle. Both empty
+        those of each row (``disparity``, ``error``): what each shows to its path relative to the bundle. Both empty
         where there is nothing to draw.
 
     Raises:
@@ -82,18 +84,17 @@ def write_pictures(
             "confidence_float", "confidence", confidence, Scale(*colour_limits(confidence))
         )
 
-    by_artifact: dict[str, dict[str, str]] = {}
-    for index, (name, tensors) in enumerate(outputs.items()):
-        found, stem = _plane(tensors[spec.name]), f"{index:02d}_{_file_name(name)}"
-        artifact = manifest.artifact(name)
+    by_row: dict[RowKey, dict[str, str]] = {}
+    for index, (key, (artifact, tensors)) in enumerate(outputs.items()):
+        found, stem = _plane(tensors[spec.name]), f"{index:02d}_{_file_name(artifact.name)}"
         error = found - disparity[artifact.reference]
         limit = _error_limit(artifact, error, spec.scale or 1.0)
-        by_artifact[name] = {
+        by_row[key] = {
             "disparity": album.add_map(f"{stem}_disparity", "disparity", found, scale),
             "error": album.add_map(f"{stem}_error", "error", error, Scale(-limit, limit)),
         }
     json_dump({path: dataclasses.asdict(scale) for path, scale in album.scales.items()}, folder / SCALES)
-    return shared, by_artifact
+    return shared, by_row
 
 
 def read_scales(folder: Path) -> dict[str, Scale]:

@@ -246,7 +246,8 @@ def test_what_is_written_is_read_back(job, tmp_path):
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
-        (lambda d: d.update(schema=2), SchemaError, "schema 2 is newer"),
+        (lambda d: d.update(schema=3), SchemaError, "schema 3 is newer"),
+        (lambda d: d.update(schema=1), SchemaError, "schema 1 is older .* export the bundle again"),
         (lambda d: d.update(rows=3), SchemaError, "rows: expected a list, found int 3"),
         (lambda d: d["rows"][1].pop("neighbour"), SchemaError, r"rows\[1\]: field 'neighbour' is missing"),
         (lambda d: d["rows"][0]["statistics"]["first"].update(mean_abs="a"), SchemaError, "mean_abs: expected float"),

@@ -24,8 +24,8 @@ from edge_dp.converters.source import network_of_module, quantise_module
 from edge_dp.converters.tflite import TFLiteConverter
 from edge_dp.converters.tflite_file import TFLiteFile, read_metadata
 from edge_dp.errors import EngineError, ExportError, SchemaError
+from edge_dp.runtime.engines import ENGINES, make_engine
 from edge_dp.runtime.engines.base import Signature
-from edge_dp.runtime.engines.litert import LiteRTEngine
 
 INT8 = TFLiteConfig(precision="int8")
 MOVES_INTEGERS = ("max pooling", "nearest x2", "pad", "slice", "reshape", "permute")
@@ -243,16 +243,16 @@ def test_inputs_and_outputs_are_matched_by_signature(pair, pair_files):
     path, _, expected = pair_files["fp32"]
     inputs = {key: value.numpy() for key, value in batch.items()}
     turned = Signature(source.signature.inputs[::-1], source.signature.outputs[::-1])
-    with LiteRTEngine(path, turned) as engine:
+    with make_engine(ENGINES["litert"], path, turned) as engine:
         outputs = engine.infer(inputs)
     for name, values in expected.items():
         np.testing.assert_array_equal(outputs[name], values)
     other = Signature(source.signature.inputs, (("depth", (1, 1, 32, 48)), source.signature.outputs[1]))
     with pytest.raises(EngineError, match=r"expected outputs \['depth', 'alpha'\], found \['alpha', 'zeta'\]"):
-        LiteRTEngine(path, other).activate()
+        make_engine(ENGINES["litert"], path, other).activate()
     other = Signature(source.signature.inputs, (("zeta", (1, 1, 9, 9)), source.signature.outputs[1]))
     with pytest.raises(EngineError, match=r"output 'zeta' has shape \(1, 1, 32, 48\), expected \(1, 1, 9, 9\)"):
-        LiteRTEngine(path, other).activate()
+        make_engine(ENGINES["litert"], path, other).activate()
 
 
 def test_a_module_kept_in_float(tmp_path):

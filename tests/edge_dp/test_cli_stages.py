@@ -2,20 +2,29 @@
 
 import dataclasses
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from edge_dp.bundle.check import STAGES, check_bundle
 from edge_dp.cli import main
-from edge_dp.converters.stages import StageRow, Stages, write_stages
-from edge_dp.runtime.parity import ErrorStatistics
+from edge_dp.converters.stages import SCHEMA, StageRow, Stages, write_stages
+from edge_dp.runtime.parity import compare
 
 from .small_bundle import write_bundle
 
 
 def error(mean, not_finite=0):
-    snr = 20.0 if mean else None
-    return ErrorStatistics(2 * mean, mean, 1.5 * mean, 1.0, snr, 0.25, 8 * mean, 6 * mean, not_finite)
+    statistics = compare([np.zeros(4, np.float32)], [np.zeros(4, np.float32)], step=0.25)
+    changes = {
+        "max_abs": 2 * mean,
+        "mean_abs": mean,
+        "p99_abs": 1.5 * mean,
+        "max_steps": 8 * mean,
+        "p99_steps": 6 * mean,
+    }
+    return replace(statistics, **changes, snr_db=20.0 if mean else None, not_finite=not_finite)
 
 
 def row(stage, neighbour, disparity, score, **more):
@@ -24,7 +33,7 @@ def row(stage, neighbour, disparity, score, **more):
 
 
 STORED = Stages(
-    1,
+    SCHEMA,
     "net",
     ("typical", "extreme", "random"),
     (
@@ -81,7 +90,7 @@ def test_the_file_belongs_to_the_bundle(folder):
     [
         (None, "expected stages.json, found none"),
         ("{", "expected JSON"),
-        ('{"schema": 2}', "newer"),
+        ('{"schema": 3}', "newer"),
         ("[]", "JSON object"),
     ],
 )
@@ -99,7 +108,7 @@ def test_a_file_that_cannot_be_read_exits_2(folder, capsys, text, words):
 def test_texts_of_the_file_cannot_steer_the_terminal(folder, capsys):
     hostile = {"[/red]\x1b[2J": error(0.5)}
     rows = (StageRow("\x1b[31m[bold]", "\x07", hostile, {}, {}),)
-    write_stages(Stages(1, "[/x]\x1b", (), rows), folder)
+    write_stages(Stages(SCHEMA, "[/x]\x1b", (), rows), folder)
     assert main(["stages", str(folder)]) == 0
     text = capsys.readouterr().out
     assert "\x1b" not in text

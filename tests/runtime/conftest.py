@@ -1,4 +1,4 @@
-"""A real browser for the tests of pages: Chromium without a window, driven over WebDriver's plain HTTP."""
+"""What tests of the runtime share: Chromium without a window, driven over WebDriver's plain HTTP; the real adbd and sshd."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ import cv2
 import numpy as np
 import pytest
 
+from .adb_here import AdbHere
+from .sshd_here import SshdHere
+
 _ARGUMENTS = (
     "--headless=new",
     "--no-sandbox",  # containers run tests as root
@@ -25,7 +28,7 @@ _ARGUMENTS = (
     "--disable-sync",
     "--no-first-run",
 )
-_PHONE, _DESKTOP = 390, 1280
+PHONE, DESKTOP = 360, 1280
 
 _BROKEN_IMAGES = "return [...document.images].filter(i => !i.naturalWidth).map(i => i.alt || i.src.slice(0, 60))"
 _TOO_WIDE = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
@@ -71,15 +74,15 @@ class Browser:
     def problems(self, page: Path) -> list[str]:
         """Everything wrong with a page, in words: on a phone and a desktop screen, in light and in dark."""
         found = []
-        for width, scheme in ((_PHONE, "light"), (_DESKTOP, "dark")):
-            self._open(page, width, scheme)
+        for width, scheme in ((PHONE, "light"), (DESKTOP, "dark")):
+            self.open(page, width, scheme)
             found += [f"console: {entry['message']}" for entry in self._log("browser")]
             found += [f"request: {address}" for address in self._requests() if address != page.as_uri()]
-            found += [f"broken image: {name}" for name in self._run(_BROKEN_IMAGES)]
-            found += [f"too pale in {scheme}: {text}" for text in self._run(_PALE_TEXT)]
-            if surplus := self._run(_TOO_WIDE):
+            found += [f"broken image: {name}" for name in self.run(_BROKEN_IMAGES)]
+            found += [f"too pale in {scheme}: {text}" for text in self.run(_PALE_TEXT)]
+            if surplus := self.run(_TOO_WIDE):
                 found.append(f"scrolls sideways by {surplus} px at a width of {width}")
-            if self._screenshot().std() < 2:
+            if self.screenshot().std() < 2:
                 found.append(f"blank at a width of {width}")
         return found
 
@@ -92,8 +95,9 @@ class Browser:
             self._driver.terminate()
             self._driver.communicate(timeout=20)
 
-    def _open(self, page: Path, width: int, scheme: str) -> None:
-        mobile = width == _PHONE
+    def open(self, page: Path, width: int, scheme: str) -> None:
+        """Show a page on a screen so wide, ``light`` or ``dark``."""
+        mobile = width == PHONE
         screen = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": mobile}
         self._devtools("Emulation.setDeviceMetricsOverride", screen)
         self._devtools("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
@@ -107,18 +111,20 @@ class Browser:
         sent = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
         return [address for address in sent if not address.startswith("data:")]
 
-    def _screenshot(self) -> np.ndarray:
-        png = base64.b64decode(self._call(f"{self._session}/screenshot", method="GET"))
+    def screenshot(self, whole: bool = False) -> np.ndarray:
+        """(H, W, 3) of what the screen shows, or of the whole page."""
+        png = base64.b64decode(self._devtools("Page.captureScreenshot", {"captureBeyondViewport": whole})["data"])
         return np.asarray(cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR))
 
-    def _run(self, script: str) -> Any:
+    def run(self, script: str) -> Any:
+        """What a script on the open page returns."""
         return self._call(f"{self._session}/execute/sync", {"script": script, "args": []})
 
     def _log(self, name: str) -> Any:
         return self._call(f"{self._session}/se/log", {"type": name})
 
-    def _devtools(self, command: str, parameters: dict[str, Any]) -> None:
-        self._call(f"{self._session}/goog/cdp/execute", {"cmd": command, "params": parameters})
+    def _devtools(self, command: str, parameters: dict[str, Any]) -> Any:
+        return self._call(f"{self._session}/goog/cdp/execute", {"cmd": command, "params": parameters})
 
     def _call(self, path: str, body: Any = None, method: str = "POST") -> Any:
         data = None if body is None else json.dumps(body).encode()
@@ -140,3 +146,19 @@ def browser(chromedriver: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
     opened = Browser(chromedriver, tmp_path_factory.mktemp("browser"))
     yield opened
     opened.close()
+
+
+@pytest.fixture(scope="session")
+def adb_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AdbHere]:
+    """A device behind the real adb. Do not break it."""
+    device = AdbHere(tmp_path_factory.mktemp("adb"))
+    yield device
+    device.close()
+
+
+@pytest.fixture(scope="session")
+def sshd_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshdHere]:
+    """A machine behind the real ssh. Do not break it."""
+    machine = SshdHere(tmp_path_factory.mktemp("sshd"))
+    yield machine
+    machine.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,10 +21,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from edge_dp.errors import EngineError
+from edge_dp.errors import EngineError, MissingExtraError
 from edge_dp.quiet import quiet
-from edge_dp.runtime.engines.base import Signature
-from edge_dp.runtime.engines.coreml import CoreMLEngine, CoreMLReferenceEngine, read_program
+from edge_dp.runtime.engines import ENGINES, make_engine
+from edge_dp.runtime.engines.base import Engine, Signature
+from edge_dp.runtime.engines.coreml import read_program
 from edge_dp.runtime.engines.mil.registry import OPS, OpEntry, mil_op
 
 with quiet():
@@ -84,13 +86,17 @@ def evaluated(model: nn.Module, x: Any, path: Path, precision: str = "FLOAT32") 
     return program.run({name: x})["out"]
 
 
-def engine_for(package: Path, threads: int = 1) -> CoreMLReferenceEngine:
+def reference(package: Path, signature: Signature, threads: int = 1) -> Engine:
+    return make_engine(ENGINES["coreml-reference"], package, signature, threads)
+
+
+def engine_for(package: Path, threads: int = 1) -> Engine:
     """An engine whose signature is the package's own."""
     program = read_program(package)
     inputs, outputs = (
         tuple((name, kind.shape) for name, kind in side.items()) for side in (program.inputs, program.outputs)
     )
-    return CoreMLReferenceEngine(package, Signature(inputs, outputs), threads)
+    return reference(package, Signature(inputs, outputs), threads)
 
 
 class SmallNet(nn.Module):
@@ -279,18 +285,18 @@ def test_damaged_package_is_an_error_that_names_it(name: str, float_package: Pat
     signature = engine_for(float_package).signature
     package = damage(float_package, tmp_path / "broken.mlpackage", DAMAGES[name])
     with pytest.raises(EngineError, match=r"broken\.mlpackage"):
-        CoreMLReferenceEngine(package, signature).activate()
+        reference(package, signature).activate()
 
 
 def test_missing_package(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"absent\.mlpackage: no such artifact"):
-        CoreMLReferenceEngine(tmp_path / "absent.mlpackage", Signature((), ())).activate()
+        reference(tmp_path / "absent.mlpackage", Signature((), ())).activate()
 
 
 def test_unknown_op_is_named_with_its_output(tmp_path: Path) -> None:
     package = package_of(Formula(lambda x: torch.cumsum(x, 1)), tmp_path / "net.mlpackage")
     with pytest.raises(EngineError, match=r"net\.mlpackage: MIL op 'cumsum' with output 'out' has no reference"):
-        CoreMLReferenceEngine(package, Signature((("x", SHAPE),), (("out", SHAPE),))).activate()
+        reference(package, Signature((("x", SHAPE),), (("out", SHAPE),))).activate()
 
 
 def _refuses(x: Tensor) -> Tensor:
@@ -341,7 +347,7 @@ def test_wrong_input_shape(float_package: Path) -> None:
 )
 def test_signature_must_be_the_package_s_own(inputs: Any, outputs: Any, side: str, float_package: Path) -> None:
     with pytest.raises(EngineError, match=rf"net\.mlpackage: expected {side} "):
-        CoreMLReferenceEngine(float_package, Signature(inputs, outputs)).activate()
+        reference(float_package, Signature(inputs, outputs)).activate()
 
 
 def test_flexible_shape_is_refused(tmp_path: Path) -> None:
@@ -386,25 +392,76 @@ def test_outputs_are_fresh_and_inputs_are_left_alone(tmp_path: Path) -> None:
 
 def test_core_ml_itself_needs_a_mac(float_package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.system", lambda: "Linux")
-    with pytest.raises(EngineError, match="macOS only; use the engine coreml-reference"):
-        CoreMLEngine(float_package, engine_for(float_package).signature).activate()
+    with pytest.raises(MissingExtraError, match="macOS only; coreml-reference evaluates the same program"):
+        make_engine(ENGINES["coreml"], float_package, engine_for(float_package).signature)
 
 
-def test_core_ml_gets_its_inputs_by_name(float_package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a stand-in for Apple's runtime, which gives halves and knows no order."""
+class AppleRuntimeDouble:
+    """Stands in for ``coremltools.models.MLModel`` on a Mac: gives halves, knows no order, and has been compiled.
 
-    def model(path: str, compute_units: Any) -> Any:
-        assert (path, compute_units) == (str(float_package), ct.ComputeUnit.CPU_ONLY)
-        return SimpleNamespace(predict=lambda x: {"other": x["x"], "out": np.float16(x["x"][:, :1])})
+    No Mac can run these tests: what this double cannot show is whether Apple's runtime behaves as its documentation says.
+    """
 
+    def __init__(self, path: str, compute_units: Any) -> None:
+        self.path, self.compute_unit = path, compute_units
+
+    def predict(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        return {"other": inputs["x"], "out": np.float16(inputs["x"][:, :1])}
+
+    def get_compiled_model_path(self) -> str:
+        return f"{self.path}.mlmodelc"
+
+
+class ComputePlanDouble:
+    """Stands in for ``MLComputePlan``: three operations on the Neural Engine, one on the CPU, and a constant on neither."""
+
+    class MLNeuralEngineComputeDevice: ...
+
+    class MLCPUComputeDevice: ...
+
+    def __init__(self, path: str, compute_units: Any) -> None:
+        self.asked = path, compute_units
+        block = SimpleNamespace(operations=["const", "conv", "conv", "relu", "resize_bilinear"])
+        program = SimpleNamespace(functions={"main": SimpleNamespace(block=block)})
+        self.model_structure = SimpleNamespace(program=program)
+
+    def get_compute_device_usage_for_mlprogram_operation(self, operation: str) -> Any:
+        if operation == "const":
+            return None
+        device = self.MLCPUComputeDevice if operation == "resize_bilinear" else self.MLNeuralEngineComputeDevice
+        return SimpleNamespace(preferred_compute_device=device())
+
+
+@pytest.fixture
+def mac(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
+    """Doubles of Apple's parts in place; what compute plans were asked for."""
+    asked: list[tuple[str, Any]] = []
+
+    def load_from_path(path: str, compute_units: Any) -> ComputePlanDouble:
+        asked.append((path, compute_units))
+        return ComputePlanDouble(path, compute_units)
+
+    plan = SimpleNamespace(MLComputePlan=SimpleNamespace(load_from_path=load_from_path))
     monkeypatch.setattr("platform.system", lambda: "Darwin")
-    monkeypatch.setattr(ct.models, "MLModel", model)
+    monkeypatch.setattr(ct.models, "MLModel", AppleRuntimeDouble)
+    monkeypatch.setitem(sys.modules, "coremltools.models.compute_plan", plan)
+    return asked
+
+
+def test_core_ml_gets_its_inputs_by_name_and_tells_its_placement(float_package: Path, mac: list[Any]) -> None:
     signature = Signature((("x", SHAPE),), (("out", (1, 1, 32, 48)), ("other", SHAPE)))
-    with CoreMLEngine(float_package, signature, compute_units="CPU_ONLY") as engine:
+    units = {"compute_units": "CPU_AND_NE"}
+    with make_engine(ENGINES["coreml"], float_package, signature, options=units) as engine:
         outputs = engine.infer({"x": image()})
+        state = engine.state()
     assert [(name, output.dtype) for name, output in outputs.items()] == [("out", np.float32), ("other", np.float32)]
+    assert mac == [(f"{float_package}.mlmodelc", ct.ComputeUnit.CPU_AND_NE)]
+    assert state.placement == {"NeuralEngine": 3, "CPU": 1}
+    assert state.version == ct.__version__
 
 
-def test_unknown_compute_units(float_package: Path) -> None:
-    with pytest.raises(EngineError, match=r"expected compute units ALL, .* found 'NPU'"):
-        CoreMLEngine(float_package, Signature((), ()), compute_units="NPU")
+def test_unknown_compute_units(float_package: Path, mac: list[Any]) -> None:
+    with pytest.raises(
+        EngineError, match=r"expected options compute_units ALL, CPU_ONLY, .* found compute_units 'NPU'"
+    ):
+        make_engine(ENGINES["coreml"], float_package, Signature((), ()), options={"compute_units": "NPU"})

@@ -200,6 +200,17 @@ ELEMENTWISE = [
     of_x("abs", torch.abs),
     of_x("floor", torch.floor),
     of_x("round", torch.round),
+    of_x("sin", torch.sin),
+    of_x("cos", torch.cos),
+    of_x("tan", torch.tan, low=1.6),  # past the pole
+    of_x("atan", torch.atan, low=-30.0),
+    of_x("erf", torch.erf),
+    of_x("exp2", torch.exp2),
+    of_x("inverse", lambda x: 1 / (x + 0.25), low=0.5, epsilon=0.25),
+    of_x("sign", lambda x: (x > 0.0).double() - (x < 0.0).double()),
+    of_x("ceil", lambda x: -torch.floor(-x)),
+    Case("floor_div", IMAGE, {"y": 0.75}, lambda x, p: torch.floor(x / p.y)),
+    Case("mod", IMAGE, {"y": 0.75}, lambda x, p: x - p.y * torch.floor(x / p.y)),
     Case("prelu", IMAGE, {"alpha": V4}, lambda x, p: F.prelu(x, p.alpha)),
     Case("add", IMAGE, {"y": 0.3}, lambda x, p: x + p.y),
     Case("add", IMAGE, {"y": ROWS}, lambda x, p: x + p.y),
@@ -218,6 +229,9 @@ REDUCTION = [
     of_x("reduce_sum", lambda x: x.sum(-1), axes=[-1]),
     of_x("reduce_max", lambda x: x.amax(1, keepdim=True), axes=[1], keep_dims=True),
     of_x("reduce_min", lambda x: x.amin((0, 2)), axes=[0, 2]),
+    of_x("reduce_l1_norm", lambda x: x.abs().sum((1, 3)), axes=[1, 3]),
+    of_x("reduce_l2_norm", lambda x: x.square().sum(1, keepdim=True).sqrt(), axes=[1], keep_dims=True),
+    of_x("reduce_log_sum_exp", lambda x: x.exp().sum((2, 3)).log(), axes=[2, 3]),
     of_x("instance_norm", lambda x: F.instance_norm(x, eps=2.0**-10), epsilon=2.0**-10),
     of_x("layer_norm", lambda x: F.layer_norm(x, (7, 8), eps=2.0**-10), axes=[2, 3], epsilon=2.0**-10),
     Case(
@@ -277,6 +291,10 @@ LAYOUT = [
     of_x("tile", lambda x: x.repeat(1, 2, 1, 3), reps=[1, 2, 1, 3]),
     of_x("split", lambda x: x[:, :3], split_sizes=[3, 1], axis=1),
     of_x("split", lambda x: x[:, :2], num_splits=2, axis=1),
+    of_x("reverse", lambda x: x[..., [7, 6, 5, 4, 3, 2, 1, 0]], axes=[-1]),
+    of_x("gather", lambda x: torch.stack([x[:, 2], x[:, 0], x[:, 3]], 1), indices=[2, 0, -1], axis=1),
+    of_x("gather", lambda x: x[:, :, 5], indices=np.int32(5), axis=2),
+    of_x("gather", lambda x: x[:, [[0, 1], [3, 3]]], indices=[[0, 1], [3, 3]], axis=1),
     of_x("pixel_shuffle", lambda x: F.pixel_shuffle(x, 2), upscale_factor=2),
     of_x("pixel_unshuffle", lambda x: F.pixel_unshuffle(x, 2), (1, 2, 4, 6), downscale_factor=np.uint32(2)),
 ]
@@ -484,8 +502,58 @@ def test_casts(tmp_path: Path) -> None:
     assert found.tolist() == [[-2, 0, 1], [-2.75, 0, 1], [1, 0, 1]]
 
 
+COMPARISONS = {
+    "greater": np.greater,
+    "greater_equal": np.greater_equal,
+    "less": np.less,
+    "less_equal": np.less_equal,
+    "equal": np.equal,
+    "not_equal": np.not_equal,
+}
+X, Y = np.array([-1.0, 0.5, 2.0, 0.5], np.float32), np.array([0.5, 0.5, 0.5, -0.5], np.float32)
+
+
+@pytest.mark.parametrize("op", COMPARISONS)
+def test_comparisons_choose(op: str, tmp_path: Path) -> None:
+    found = evaluate(tmp_path, X, lambda v: mb.select(cond=getattr(mb, op)(x=v, y=Y), a=v, b=np.float32(9)))
+    assert found.tolist() == np.where(COMPARISONS[op](X, Y), X, 9).tolist()
+
+
+def test_truth_values_are_joined(tmp_path: Path) -> None:
+    def build(v: Any) -> Any:
+        positive, small = mb.greater(x=v, y=np.float32(0)), mb.less(x=v, y=np.float32(1))
+        joined = (
+            mb.logical_and(x=positive, y=small),
+            mb.logical_or(x=positive, y=small),
+            mb.logical_not(x=positive),
+        )
+        return mb.stack(values=[mb.cast(x=value, dtype="fp32") for value in joined], axis=0)
+
+    assert evaluate(tmp_path, X, build).tolist() == [[0, 1, 0, 1], [1, 1, 1, 1], [1, 0, 0, 0]]
+
+
+def test_fill_like_takes_the_shape_alone(tmp_path: Path) -> None:
+    found = evaluate(tmp_path, X, lambda v: mb.add(x=v, y=mb.fill_like(ref_tensor=v, value=np.float32(2.5))))
+    assert found.tolist() == (X + 2.5).tolist()
+
+
+def test_gather_refuses_batches_and_what_is_out_of_range() -> None:
+    x = torch.arange(6.0).reshape(2, 3)
+    gather = OPS["gather"].function
+    with pytest.raises(ValueError, match="expected batch_dims 0, found 1"):
+        gather(x, (0, 1), 1, 1)
+    with pytest.raises((IndexError, RuntimeError), match="out of"):
+        gather(x, (0, 3), 1)
+
+
 def test_every_op_is_tested() -> None:
     elsewhere = {
+        *COMPARISONS,
+        "fill_like",
+        "logical_and",
+        "logical_not",
+        "logical_or",
+        "select",
         "cast",
         "concat",
         "constexpr_affine_dequantize",

@@ -10,7 +10,9 @@ Apple's CPU kernels, whose order of summation, rounding and fused ops are not pu
 from edge_dp.runtime.engines.mil import (  # noqa: F401 - importing them registers their ops
     convolution,
     elementwise,
+    functions,
     layout,
+    logic,
     pooling,
     quantization,
     reduction,

@@ -14,43 +14,43 @@ Operand = Tensor | float | int | tuple[int, ...]
 @mil_op("add")
 def add(x: Operand, y: Operand) -> Tensor:
     """Sum x + y."""
-    return torch.add(*_pair(x, y))
+    return torch.add(*pair(x, y))
 
 
 @mil_op("sub")
 def sub(x: Operand, y: Operand) -> Tensor:
     """Difference x - y."""
-    return torch.sub(*_pair(x, y))
+    return torch.sub(*pair(x, y))
 
 
 @mil_op("mul")
 def mul(x: Operand, y: Operand) -> Tensor:
     """Product x y."""
-    return torch.mul(*_pair(x, y))
+    return torch.mul(*pair(x, y))
 
 
 @mil_op("real_div")
 def real_div(x: Operand, y: Operand) -> Tensor:
     """Quotient x / y."""
-    return torch.true_divide(*_pair(x, y))
+    return torch.true_divide(*pair(x, y))
 
 
 @mil_op("pow")
 def power(x: Operand, y: Operand) -> Tensor:
     """Power x ** y."""
-    return torch.pow(*_pair(x, y))
+    return torch.pow(*pair(x, y))
 
 
 @mil_op("maximum", moves=True)
 def maximum(x: Operand, y: Operand) -> Tensor:
     """The larger of x and y."""
-    return torch.maximum(*_pair(x, y))
+    return torch.maximum(*pair(x, y))
 
 
 @mil_op("minimum", moves=True)
 def minimum(x: Operand, y: Operand) -> Tensor:
     """The smaller of x and y."""
-    return torch.minimum(*_pair(x, y))
+    return torch.minimum(*pair(x, y))
 
 
 @mil_op("relu", moves=True)
@@ -197,6 +197,6 @@ def cast(x: Tensor, dtype: str) -> Tensor:
     return torch.as_tensor(x).to(HELD_AS[dtype])  # the program rounds to half
 
 
-def _pair(x: Operand, y: Operand) -> tuple[Tensor, Tensor]:
+def pair(x: Operand, y: Operand) -> tuple[Tensor, Tensor]:
     """Both as tensors; a Python float becomes a scalar tensor, which does not widen the other operand."""
     return torch.as_tensor(x), torch.as_tensor(y)

@@ -181,3 +181,30 @@ def _taken(x: Tensor, axis: int, indices: range) -> Tensor:
         where = [slice(None)] * axis + [slice(indices[0], indices[-1] + 1, indices.step)]
         return x[tuple(where)]
     return x.index_select(axis, torch.tensor(list(indices), dtype=torch.int64))
+
+
+@mil_op("reverse", moves=True)
+def reverse(x: Tensor, axes: Ints | None = None) -> Tensor:
+    """The elements in the opposite order along ``axes``, all of them by default."""
+    return x.flip(list(range(x.ndim)) if axes is None else list(axes))
+
+
+@mil_op("gather", moves=True)
+def gather(
+    x: Tensor, indices: Tensor | Ints | int, axis: int = 0, batch_dims: int = 0, validate_indices: bool = False
+) -> Tensor:
+    """The slices of x at ``indices`` along ``axis``, negative ones from its end; the shape of ``indices`` stands for that axis.
+
+    Only ``batch_dims`` 0 has a meaning here; ``validate_indices`` changes nothing, as an index out of range is an error always.
+    """
+    if batch_dims:
+        raise ValueError(f"expected batch_dims 0, found {batch_dims}")
+    chosen, axis, count = torch.as_tensor(indices), axis % x.ndim, x.shape[axis]
+    flat = torch.where(chosen < 0, chosen + count, chosen).flatten()
+    return x.index_select(axis, flat).reshape(*x.shape[:axis], *chosen.shape, *x.shape[axis + 1 :])
+
+
+@mil_op("fill_like")
+def fill_like(ref_tensor: Tensor, value: float = 0.0) -> Tensor:
+    """``value`` everywhere, in the shape of ``ref_tensor``."""
+    return torch.full(ref_tensor.shape, value)

@@ -42,6 +42,24 @@ def reduce_min(x: Tensor, axes: Ints | None = None, keep_dims: bool = False) -> 
     return x.amin(_axes(x, axes), keepdim=keep_dims)
 
 
+@mil_op("reduce_l1_norm")
+def reduce_l1_norm(x: Tensor, axes: Ints | None = None, keep_dims: bool = False) -> Tensor:
+    """Sum of magnitudes over ``axes``, all of them by default; ``keep_dims`` leaves them with size 1."""
+    return x.abs().sum(_axes(x, axes), keepdim=keep_dims)
+
+
+@mil_op("reduce_l2_norm")
+def reduce_l2_norm(x: Tensor, axes: Ints | None = None, keep_dims: bool = False) -> Tensor:
+    """Root of the sum of squares over ``axes``, all of them by default; ``keep_dims`` leaves them with size 1."""
+    return torch.linalg.vector_norm(x, dim=_axes(x, axes), keepdim=keep_dims)
+
+
+@mil_op("reduce_log_sum_exp")
+def reduce_log_sum_exp(x: Tensor, axes: Ints | None = None, keep_dims: bool = False) -> Tensor:
+    """Logarithm of the sum of exponentials over ``axes``, all of them by default; ``keep_dims`` leaves them with size 1."""
+    return torch.logsumexp(x, _axes(x, axes), keepdim=keep_dims)
+
+
 @mil_op("softmax")
 def softmax(x: Tensor, axis: int = -1) -> Tensor:
     """exp(x_i - max x) / sum_j exp(x_j - max x) along ``axis``; same shape."""

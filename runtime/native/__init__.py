@@ -1,0 +1,1 @@
+"""The native runner: C++ sources that ship with the package, and the code that builds them."""

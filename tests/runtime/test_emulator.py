@@ -1,0 +1,505 @@
+"""Emulated phones: their archive, packages and image piece by piece, then real machines under the real qemu and adb."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_dp.cli import main
+from edge_dp.errors import DeviceError, InputError
+from edge_dp.runtime.devices.emulated import EmulatedDevice
+from edge_dp.runtime.emulator import apt, cache, image, machine, newc, packages
+from edge_dp.runtime.emulator.machine import find_machine, machine_in_use, machines, start_machine, stop_machine
+
+from ..conftest import missing
+
+CORE, OTHER = "cortex-a76", "cortex-a53"
+PART_OF_A76 = "0xd0b"  # Main ID Register, in the core's technical reference manual
+
+# Counts the instructions that hashing takes: perf_event_open(2), PERF_TYPE_HARDWARE, PERF_COUNT_HW_INSTRUCTIONS, user mode.
+COUNT = """
+import ctypes, hashlib, os, struct
+flags = 1 << 5 | 1 << 6  # exclude_kernel, exclude_hv
+attributes = ctypes.create_string_buffer(struct.pack("<IIQQQQQ", 0, 112, 1, 0, 0, 0, flags).ljust(112, bytes(1)))
+perf_event_open = 241  # arm64
+counter = ctypes.CDLL(None, use_errno=True).syscall(perf_event_open, attributes, 0, -1, -1, 0)
+assert counter >= 0, os.strerror(ctypes.get_errno())
+def instructions(size):
+    data = bytes(size)
+    before = os.read(counter, 8)
+    hashlib.md5(data)
+    return struct.unpack("<Q", os.read(counter, 8))[0] - struct.unpack("<Q", before)[0]
+print([instructions(size) for size in (64, 1000064, 4000064)])
+"""
+
+
+# -- pieces ------------------------------------------------------------------------------------------------------------------
+
+
+def read_newc(data: bytes) -> dict[str, tuple[int, bytes, tuple[int, int]]]:
+    """What the kernel would read, written from its documentation: name -> mode, data, device."""
+    found, at = {}, 0
+    while True:
+        assert data[at : at + 6] == b"070701"
+        numbers = [int(data[at + 6 + 8 * i : at + 14 + 8 * i], 16) for i in range(13)]
+        mode, size, device, length = numbers[1], numbers[6], (numbers[9], numbers[10]), numbers[11]
+        name = data[at + 110 : at + 110 + length]
+        assert name.endswith(b"\0")
+        start = (at + 110 + length + 3) // 4 * 4
+        if name == b"TRAILER!!!\0":
+            return found
+        found[os.fsdecode(name[:-1])] = (mode, data[start : start + size], device)
+        at = (start + size + 3) // 4 * 4
+
+
+names = st.text(st.characters(codec="utf-8", exclude_characters="\0/"), min_size=1, max_size=12)
+
+
+@given(files=st.dictionaries(names, st.binary(max_size=40), max_size=6))
+def test_archives_hold_what_was_put_in(files):
+    entries = [newc.file(name, data, 0o640) for name, data in files.items()]
+    found = read_newc(newc.archive([newc.folder("a folder"), *entries]) + b"beyond")
+    assert found.pop("a folder")[0] == stat.S_IFDIR | 0o755 or "a folder" in files
+    assert {name: data for name, (_, data, _) in found.items() if name != "a folder"} == {
+        name: data for name, data in files.items() if name != "a folder"
+    }
+
+
+def test_archives_keep_links_permissions_and_devices(tmp_path):
+    (tmp_path / "tool").write_bytes(b"#!/bin/sh\n")
+    (tmp_path / "tool").chmod(0o755)
+    (tmp_path / "alias").symlink_to("tool")
+    console = newc.Entry("dev/console", stat.S_IFCHR | 0o600, device=(5, 1))
+    entries = [newc.copy("bin/tool", tmp_path / "tool"), newc.copy("bin/alias", tmp_path / "alias"), console]
+    assert read_newc(newc.archive(entries)) == {
+        "bin/tool": (stat.S_IFREG | 0o755, b"#!/bin/sh\n", (0, 0)),
+        "bin/alias": (stat.S_IFLNK | 0o777, b"tool", (0, 0)),
+        "dev/console": (stat.S_IFCHR | 0o600, b"", (5, 1)),
+    }
+    assert newc.archive(entries) == newc.archive(entries)
+
+
+ONE_LINE = """
+# deb http://commented.example/debian bookworm main
+deb [arch=amd64 signed-by=/keys/debian.gpg] http://mirror.example/debian/ bookworm main contrib # a remark
+deb-src http://mirror.example/debian bookworm main
+deb https://packages.example/apt tool-bookworm main
+"""
+DEB822 = """
+Types: deb deb-src
+URIs: http://deb.example/debian
+Suites: bookworm bookworm-updates
+# a remark
+Components: main
+Signed-By:
+ -----BEGIN PGP PUBLIC KEY BLOCK-----
+ .
+ abc
+
+Enabled: no
+Types: deb
+URIs: http://disabled.example/debian
+Suites: bookworm
+Components: main
+
+types: deb
+uris: http://deb.example/debian-security
+suites: bookworm-security
+components: main
+trusted: yes
+"""
+
+
+def test_sources_are_read_in_both_formats(tmp_path):
+    (tmp_path / "sources.list.d").mkdir()
+    (tmp_path / "sources.list").write_text(ONE_LINE)
+    (tmp_path / "sources.list.d/debian.sources").write_text(DEB822)
+    (tmp_path / "sources.list.d/readme.txt").write_text(ONE_LINE)
+    key = "\n -----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n abc"
+    assert apt.machine_sources(tmp_path) == [
+        apt.Source("http://mirror.example/debian/", "bookworm", ("main", "contrib"), {"Signed-By": "/keys/debian.gpg"}),
+        apt.Source("https://packages.example/apt", "tool-bookworm", ("main",)),
+        apt.Source("http://deb.example/debian", "bookworm", ("main",), {"Signed-By": key}),
+        apt.Source("http://deb.example/debian", "bookworm-updates", ("main",), {"Signed-By": key}),
+        apt.Source("http://deb.example/debian-security", "bookworm-security", ("main",), {"Trusted": "yes"}),
+    ]
+
+
+def test_packages_come_from_the_machines_mirror():
+    chosen = apt.debian_sources([*apt.parse_one_line(ONE_LINE), *apt.parse_deb822(DEB822)])
+    assert [(s.uri, s.suite) for s in chosen] == [
+        ("http://mirror.example/debian/", "bookworm"),
+        ("http://mirror.example/debian/", "bookworm-backports"),
+        ("http://deb.example/debian-security", "bookworm-security"),
+    ]
+    assert all(s.options == {"Signed-By": "/keys/debian.gpg"} for s in chosen[:2])
+
+
+def test_a_machine_without_debian_sources_takes_the_main_mirror():
+    chosen = apt.debian_sources(list(apt.parse_one_line("deb http://ubuntu.example/ubuntu noble main")))
+    assert {s.uri for s in chosen} == {"http://deb.debian.org/debian"}
+
+
+def test_modules_are_loaded_after_what_they_need(tmp_path):
+    needs = {
+        "virtio_net": "net_failover,virtio-ring",
+        "net_failover": "failover",
+        "failover": "",
+        "virtio_ring": "built_in",
+    }
+    modules = {}
+    for name, others in needs.items():
+        modules[name] = tmp_path / f"{name}.ko"
+        modules[name].write_bytes(b"\x7fELF\0license=GPL\0depends=" + others.encode() + b"\0intree=Y\0")
+    assert image.module_order(modules, ("virtio_net", "failover")) == [
+        "failover",
+        "net_failover",
+        "virtio_ring",
+        "virtio_net",
+    ]
+
+
+def test_cache_is_where_the_environment_says(monkeypatch, tmp_path):
+    monkeypatch.delenv("EDGE_DP_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache.cache_folder() == tmp_path / "edge_dp"
+    monkeypatch.setenv("EDGE_DP_CACHE", str(tmp_path / "own"))
+    assert cache.cache_folder() == tmp_path / "own"
+
+
+# -- the cache ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def empty_cache(monkeypatch, tmp_path):
+    folder = tmp_path / "a cache, with 'quotes'"
+    monkeypatch.setenv("EDGE_DP_CACHE", str(folder))
+    return folder
+
+
+def test_folders_are_whole_or_not_there(empty_cache):
+    folder = empty_cache / "made"
+    with pytest.raises(RuntimeError, match="killed"), cache.filled(folder) as temporary:
+        (temporary / "half").write_text("half")
+        raise RuntimeError("killed")
+    assert list(empty_cache.iterdir()) == []
+    for text in ("first", "second"):
+        with cache.filled(folder) as temporary:
+            (temporary / "file").write_text(text)
+        assert (folder / "file").read_text() == text
+        assert cache.is_whole(folder)
+    assert list(empty_cache.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("damage", ["truncate", "delete", "listing"])
+def test_a_damaged_image_is_built_anew(empty_cache, monkeypatch, damage):
+    built = []
+
+    def build(folder, progress, refresh):
+        built.append(folder)
+        with cache.filled(folder) as temporary:
+            (temporary / "kernel").write_bytes(b"kernel")
+
+    monkeypatch.setattr(image, "_build", build)
+    made = image.build_image()
+    assert image.build_image() == made == image.find_image()
+    assert len(built) == 1
+    if damage == "truncate":
+        made.kernel.write_bytes(b"ker")
+    elif damage == "delete":
+        made.kernel.unlink()
+    else:
+        (made.folder / "edge_dp.json").write_text("{")
+    assert image.find_image() is None
+    assert image.build_image().kernel.read_bytes() == b"kernel"
+    assert len(built) == 2
+
+
+def test_two_builders_build_once(empty_cache, monkeypatch):
+    built = []
+
+    def build(folder, progress, refresh):
+        built.append(folder)
+        with cache.filled(folder) as temporary:
+            (temporary / "kernel").write_bytes(b"kernel")
+
+    monkeypatch.setattr(image, "_build", build)
+    threads = [threading.Thread(target=image.build_image) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(built) == 1
+
+
+def test_a_cache_that_is_a_file_is_said_to_be(empty_cache):
+    empty_cache.write_text("a file")
+    with pytest.raises(DeviceError, match="EDGE_DP_CACHE"):
+        image.build_image()
+
+
+def test_damaged_downloads_are_removed_and_named(tmp_path):
+    package, wheel = tmp_path / "adbd.deb", tmp_path / "numpy.whl"
+    for path in (package, wheel):
+        path.write_bytes(b"!<arch>\ndebian-binary")
+    if shutil.which("dpkg-deb") is None:
+        missing("no dpkg-deb here")
+    with pytest.raises(DeviceError, match=r"adbd\.deb.*fetched anew"):
+        apt.unpack([package], tmp_path / "out", "unpack", packages.silent)
+    with pytest.raises(DeviceError, match=r"numpy\.whl.*fetched anew"):
+        packages.extract(wheel, tmp_path / "out", lambda name: True)
+    assert not package.exists()
+    assert not wheel.exists()
+
+
+def test_wheels_give_what_is_wanted(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.whl", "w") as archive:
+        archive.writestr("a/lib/liba.so.1", "library")
+        archive.writestr("a/_c.cpython-311-aarch64-linux-gnu.so", "binding")
+        archive.writestr("a/__init__.py", "code")
+    packages.extract(tmp_path / "a.whl", tmp_path / "out", packages._is_native)
+    assert [p.name for p in (tmp_path / "out").rglob("*") if p.is_file()] == ["liba.so.1"]
+
+
+def test_a_mirror_that_does_not_answer_is_named(empty_cache, monkeypatch):
+    if shutil.which("apt-get") is None:
+        missing("no apt-get here")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # and does not listen
+        mirror = f"http://127.0.0.1:{closed.getsockname()[1]}/debian"
+        monkeypatch.setattr(apt, "machine_sources", lambda: [apt.Source(mirror, "bookworm", ("main",))])
+        with pytest.raises(DeviceError, match=rf"{mirror}.*[Cc]heck the network"):
+            image.build_image()
+    assert image.find_image() is None
+    assert main(["emulator", "status"]) == 0
+
+
+def test_a_machine_without_apt_is_told_so(empty_cache, monkeypatch):
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(DeviceError, match="expected apt-get"):
+        image.build_image()
+    monkeypatch.setattr(packages, "machine_release", lambda: "noble")
+    with pytest.raises(DeviceError, match=r"qemu-system-aarch64 and adb.*noble"):
+        packages.host_tools()
+
+
+@pytest.mark.parametrize(
+    ("says", "suits"), [("version 7.2.19 (Debian)", False), ("version 10.0.2", True), ("what?", False)]
+)
+def test_tools_of_the_path_are_used_when_new_enough(monkeypatch, tmp_path, says, suits):
+    tool = tmp_path / "qemu-system-aarch64"
+    tool.write_text(f"#!/bin/sh\necho 'QEMU emulator {says}'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert packages._suitable("qemu-system-aarch64") == (tool if suits else None)
+
+
+# -- states ------------------------------------------------------------------------------------------------------------------
+
+
+def state_of(core, **changes):
+    processes = {"pid": 1, "born": 1, "server_pid": 1, "server_born": 1}
+    known = {"core": core, **processes, "port": 1, "folder": "/", "adb": "adb", "memory_mb": 1}
+    path = machine._state(core)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(known | changes))
+    return path
+
+
+def test_another_process_with_that_number_is_left_alone(empty_cache, tmp_path):
+    with subprocess.Popen(["sleep", "60"]) as bystander:
+        path = state_of(CORE, pid=bystander.pid, server_pid=bystander.pid, folder=str(tmp_path))
+        assert find_machine(CORE) is None
+        assert stop_machine(CORE) is False
+        assert bystander.poll() is None
+        bystander.kill()
+    assert not path.exists()
+    assert tmp_path.is_dir()
+
+
+def test_a_damaged_state_is_no_machine(empty_cache):
+    path = state_of(CORE)
+    path.write_text('{"core": "cortex-a76"')
+    assert machines() == []
+    assert stop_machine(CORE) is False
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("core", ["cortex-a72", "../cortex-a76", "a76\n", ""])
+def test_other_cores_are_refused(core, empty_cache):
+    for call in (EmulatedDevice, find_machine, start_machine, stop_machine):
+        with pytest.raises(InputError, match="one of cortex-a53, cortex-a55, cortex-a76, cortex-a710"):
+            call(core)
+
+
+def test_commands_refuse_what_makes_no_sense(empty_cache, capsys):
+    assert main(["emulator", "stop"]) == 2
+    assert main(["emulator", "stop", CORE, "--all"]) == 2
+    assert main(["emulator", "start", CORE, "--memory", "64"]) == 2
+    assert "at least 512 MB" in capsys.readouterr().err
+    assert main(["emulator", "stop", "--all"]) == 0
+    assert main(["emulator", "status", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"image": None, "running": []}
+
+
+def test_a_machine_that_ends_at_once_is_explained(empty_cache, monkeypatch, tmp_path):
+    qemu, adb = tmp_path / "qemu", tmp_path / "adb"
+    qemu.write_text("#!/bin/sh\necho 'unsupported machine type' >&2\nexit 1\n")
+    adb.write_text("#!/bin/sh\nexec sleep 60\n")
+    for tool in (qemu, adb):
+        tool.chmod(0o755)
+    monkeypatch.setattr(machine, "host_tools", lambda progress: packages.HostTools(qemu, adb))
+    monkeypatch.setattr(machine, "build_image", lambda progress: image.Image(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(DeviceError, match=r"it ended.*unsupported machine type"):
+        start_machine(CORE)
+    assert machines() == []
+    assert not list(tmp_path.glob("edge_dp_*"))
+
+
+# -- real machines -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def real_cache(tmp_path_factory):
+    """A cache of our own with the user's image and tools in it: no machine that the user runs is touched."""
+    try:
+        tools, built = packages.host_tools(), image.build_image()
+    except DeviceError as error:
+        missing(f"no emulator can be built here: {error}")
+    folder = tmp_path_factory.mktemp("cache")
+    for path in {built.folder, tools.qemu.parents[1], tools.adb.parents[1]}:
+        if path.parent == cache.cache_folder():
+            (folder / path.name).symlink_to(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGE_DP_CACHE", str(folder))
+        yield folder
+        for core in machine.CORES:
+            stop_machine(core)
+
+
+@pytest.fixture(scope="module")
+def phone(real_cache):
+    with EmulatedDevice(CORE) as device:
+        yield device
+
+
+def test_the_phone_is_what_it_is_called(phone):
+    facts = phone.facts()
+    assert (facts.machine, facts.system, facts.cores) == ("aarch64", "Linux", 1)
+    assert "asimddp" in facts.features
+    assert facts.python == image.PYTHON
+    assert phone.emulated
+    assert PART_OF_A76.encode() in phone.run(["cat", "/proc/cpuinfo"], timeout_s=20).stdout
+
+
+def test_programs_run_with_their_exit_code_and_streams(phone):
+    done = phone.run(["sh", "-c", "cat; echo wrong >&2; exit 37"], timeout_s=20, stdin=b"in\0put")
+    assert (done.code, done.stdout, done.stderr) == (37, b"in\0put", b"wrong\n")
+
+
+def test_files_come_back_as_they_went(phone, tmp_path):
+    data = os.urandom(3_000_017)
+    (tmp_path / "a file").write_bytes(data)
+    remote = phone.push(tmp_path / "a file")
+    phone.pull(remote, tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == data
+    assert phone.push(tmp_path / "a file") == remote
+
+
+def test_instructions_are_counted(phone):
+    done = phone.run([image.PYTHON, "-c", COUNT], timeout_s=60)
+    assert done.code == 0, done.stderr
+    small, one, four = json.loads(done.stdout)
+    assert one - small > 1e6
+    assert (four - small) / (one - small) == pytest.approx(4, rel=0.01)
+
+
+def test_litert_runs_on_the_phone(phone):
+    code = "import numpy, ai_edge_litert.interpreter as i; print(numpy.arange(3).sum(), i.Interpreter.__name__)"
+    done = phone.run([image.PYTHON, "-c", code], timeout_s=60)
+    assert (done.code, done.stdout) == (0, b"3 Interpreter\n"), done.stderr
+
+
+def test_the_phone_reaches_nothing(phone):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        done = phone.run(["nc", "-w", "2", "10.0.2.2", str(port)], timeout_s=30)
+        server.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            server.accept()
+    assert done.code != 0
+
+
+def test_a_full_phone_says_so(phone, tmp_path):
+    size = phone.run(["sh", "-c", "df -k /data | tail -1 | awk '{print $4}'"], timeout_s=20)
+    spare = phone.scratch()
+    fill = phone.run(["fallocate", "-l", str(1024 * (int(size.stdout) - 512)), f"{spare}/fill"], timeout_s=60)
+    assert fill.code == 0, fill.stderr
+    (tmp_path / "large").write_bytes(os.urandom(2_000_000))
+    with pytest.raises(DeviceError, match="space"):
+        phone.push(tmp_path / "large")
+    assert phone.run(["rm", f"{spare}/fill"], timeout_s=20).code == 0
+    phone.push(tmp_path / "large")
+
+
+def test_a_second_user_finds_the_first_ones_machine(phone):
+    first = find_machine(CORE)
+    assert first is not None
+    with EmulatedDevice(CORE) as second:
+        assert second.serial == phone.serial
+        assert find_machine(CORE) == first
+    assert find_machine(CORE) == first
+    assert phone.run(["true"], timeout_s=20).code == 0
+
+
+def test_commands_start_find_and_stop(real_cache, capsys):
+    assert main(["emulator", "start", OTHER, "--json"]) == 0
+    started = json.loads(capsys.readouterr().out)
+    assert started["device"] == f"emulated://{OTHER}"
+    script = f"from edge_dp.cli import main; main(['emulator', 'start', '{OTHER}', '--json'])"
+    again = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert json.loads(again.stdout) == started
+    running = find_machine(OTHER)
+    assert running is not None
+    with EmulatedDevice(OTHER) as device:
+        assert device.serial == started["serial"]
+    assert find_machine(OTHER) == running  # kept, whoever used it
+    assert main(["emulator", "start", OTHER, "--memory", "2048"]) == 2
+    capsys.readouterr()
+    assert main(["emulator", "stop", OTHER, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"stopped": [OTHER]}
+    for pid in (running.pid, running.server_pid):
+        assert not Path(f"/proc/{pid}").exists()
+    assert not Path(running.folder).exists()
+    assert main(["emulator", "stop", OTHER]) == 0
+    assert find_machine(OTHER) is None
+
+
+def test_the_last_user_stops_it_and_a_dead_one_is_replaced(real_cache):
+    with machine_in_use(OTHER) as first:
+        os.kill(first.pid, 9)
+        while first.alive:
+            time.sleep(0.01)
+        with machine_in_use(OTHER) as second:
+            assert second.pid != first.pid
+            assert not Path(first.folder).exists()
+            done = second.adb_command("-s", second.serial, "shell", "exit 3")
+            assert done.returncode == 3
+        assert second.alive
+    assert find_machine(OTHER) is None
+    assert not Path(f"/proc/{second.pid}").exists()
+    assert not Path(second.folder).exists()
