@@ -472,14 +472,22 @@ def measure(
     instructions: list[int] = []
     end = time.perf_counter() + seconds
     while len(nanoseconds) < count and (not nanoseconds or time.perf_counter() < end):
-        before = counter.read()
-        start = time.perf_counter_ns()
-        adapter.run(inputs)
-        nanoseconds.append(time.perf_counter_ns() - start)
-        after = counter.read()
-        if before is not None and after is not None:
-            instructions.append(after - before)
+        _, took, counted = run_once(adapter, inputs, counter)
+        nanoseconds.append(took)
+        instructions += counted
     return nanoseconds, instructions
+
+
+def run_once(
+    adapter: Adapter, inputs: Arrays, counter: InstructionCounter
+) -> tuple[list[NDArray[np.float32]], int, list[int]]:
+    """Outputs, nanoseconds and user instructions of one inference; the latter is empty where they are not counted."""
+    before = counter.read()
+    start = time.perf_counter_ns()
+    outputs = adapter.run(inputs)
+    took = time.perf_counter_ns() - start
+    after = counter.read()
+    return outputs, took, [] if before is None or after is None else [after - before]
 
 
 def machine_state() -> dict[str, Any]:
@@ -606,9 +614,9 @@ class Session:
         return {}, {}
 
     def _infer(self) -> tuple[dict[str, Any], Arrays]:
-        adapter = self._loaded()
-        outputs = adapter.run(self._inputs)
-        return {}, {str(index): output for index, output in enumerate(outputs)}
+        outputs, took, counted = run_once(self._loaded(), self._inputs, self._counter)
+        told = {"nanoseconds": [took], "instructions": counted}
+        return told, {str(index): output for index, output in enumerate(outputs)}
 
     def _time(self, count: int, seconds: float) -> tuple[dict[str, Any], Arrays]:
         nanoseconds, instructions = measure(self._loaded(), self._inputs, self._counter, count, seconds)

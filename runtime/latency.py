@@ -10,7 +10,6 @@ import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import median
 
 import numpy as np
 
@@ -50,7 +49,7 @@ PRESETS: dict[str, Preset] = {
         Preset("quick", 128, 10.0, 5, 0.25, "MLPerf Mobile's short one"),
         Preset("normal", 1024, 60.0, 5, 0.5, "MLPerf Mobile's for publication"),
         Preset("sustained", 1, 600.0, 5, 1.0, "ten minutes of inference, which show how a warm phone slows down"),
-        Preset("counted", 3, 0.0, 2, 1e3, "for emulated devices, where every inference counts the same instructions"),
+        Preset("counted", 2, 0.0, 0, 1e3, "for emulated devices, where every inference counts the same instructions"),
     )
 }
 
@@ -109,7 +108,7 @@ def time_in_turn(
     for name, engine in engines.items():
         try:
             timed[name].before = engine.state()
-            pace[name] = engine.time(inputs, preset.warm_up).nanoseconds
+            pace[name] = engine.time(inputs, preset.warm_up).nanoseconds if preset.warm_up else ()
         except EdgeDpError as error:
             errors[name] = str(error)
     while waiting := [name for name in engines if name not in errors and not preset.reached(*timed[name].reached)]:
@@ -155,7 +154,7 @@ class Latency:
     n, duration_s: how many, and their sum.
     kind: ``wall``, or ``instructions`` where the clock of an emulated device counts instructions: such times compare models and
     processors, and are no milliseconds of a phone.
-    instructions: median of the user instructions of an inference; instructions_vary: their largest less their smallest.
+    instructions: user instructions of an inference, the fewest, as interrupts add a few; instructions_vary: the most less these.
     drift: mean of the last tenth over the mean of the first; null for fewer than ten.
     valid: both minima of the preset were reached.
     temperature_c, frequency_mhz: of the processor, before and after.
@@ -212,7 +211,7 @@ def summarise(timed: Timed, preset: Preset, *, threads: int, first_ms: float, em
         n=queries,
         duration_s=seconds,
         kind="instructions" if emulated else "wall",
-        instructions=round(median(counts)) if counts else None,
+        instructions=min(counts) if counts else None,
         instructions_vary=max(counts) - min(counts) if counts else None,
         drift=drift(milliseconds.tolist()),
         valid=preset.reached(queries, seconds),

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import os
 import platform
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -83,7 +84,6 @@ def validate(bundle: Bundle, plan: Plan | None = None, progress: Progress = lamb
         run.store.clear()
     visits = [run.on_host()] if LOCAL in addresses else []
     if devices:
-        run.fill_host_outputs()
         with ThreadPoolExecutor(len(devices)) as pool:
             visits += pool.map(run.on_device, devices)
     progress("report", 0, 1, "")
@@ -98,7 +98,7 @@ def validate(bundle: Bundle, plan: Plan | None = None, progress: Progress = lamb
 class _Run:
     """What all devices of one validation share.
 
-    host_outputs: of each artifact that runs on the host, by golden case in order; what devices are compared with.
+    host_outputs: by artifact and golden case, once they are known; empty where it does not run on the host.
     """
 
     bundle: Bundle
@@ -108,6 +108,7 @@ class _Run:
     evaluator: Evaluator | None
     progress: Progress
     host_outputs: dict[str, list[Tensors]] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def on_host(self) -> _Visit:
         """Everything on this machine."""
@@ -121,16 +122,17 @@ class _Run:
                 self.host_outputs.setdefault(cell.artifact.name, cell.outputs)
         return visit
 
-    def fill_host_outputs(self) -> None:
-        """Run what was not run on the host in its first engine there; artifacts that run in none are left out."""
-        for artifact in self.artifacts:
+    def outputs_on_host(self, artifact: Artifact) -> list[Tensors] | None:
+        """By golden case, in the first engine that executes the artifact there; None where none does."""
+        with self.lock:
             if artifact.name not in self.host_outputs:
+                cell = Cell(artifact, None, LOCAL)
                 with contextlib.suppress(EdgeDpError):
-                    cell = Cell(artifact, engine_for(artifact.format), LOCAL)
-                    cell.run(self.bundle, None, self.plan)
+                    cell.entry = engine_for(artifact.format)
+                    cell.run(self.bundle, None, self.plan, repeat=False)
                     cell.release()
-                    if cell.error is None:
-                        self.host_outputs[artifact.name] = cell.outputs
+                self.host_outputs[artifact.name] = cell.outputs
+            return self.host_outputs[artifact.name] or None
 
     def on_device(self, device: Device) -> _Visit:
         """Everything on one device; one that cannot be reached gives a row with the error for each artifact."""
@@ -144,6 +146,8 @@ class _Run:
                 visit.facts = _facts(device)
                 visit.cells = _cells_on(device, self.artifacts, self.plan)
                 stack.callback(visit.release)
+                ahead = stack.enter_context(ThreadPoolExecutor(1))  # the host has its say while the device computes
+                ahead.submit(lambda: [self.outputs_on_host(cell.artifact) for cell in visit.cells])
                 self._fill(visit, device)
             words = f"{address}: no engine there executes it"
         except EdgeDpError as error:
@@ -163,9 +167,9 @@ class _Run:
             if earlier is not None:
                 cell.finished, cell.outputs = earlier.row, [earlier.outputs]
                 continue
-            cell.run(self.bundle, device, self.plan)
+            cell.run(self.bundle, device, self.plan, repeat=True)
             if device is not None:
-                cell.compare_with_host(self.host_outputs.get(cell.artifact.name))
+                cell.compare_with_host(self.outputs_on_host(cell.artifact))
         self.progress(f"compare on {visit.address}", total, total, "")
         fresh = [cell for cell in visit.cells if cell.engine is not None]
         self._time(visit, fresh)
@@ -178,8 +182,11 @@ class _Run:
 
     def _time(self, visit: _Visit, cells: Iterable[Cell]) -> None:
         """Time in turn the engines whose speed means something; a reference evaluator's does not."""
-        by_key = {" ".join(cell.key): cell for cell in cells if cell.entry and cell.entry.measures_speed}
+        waiting = [cell for cell in cells if cell.timed is None]  # an emulated device has timed its cells already
+        by_key = {" ".join(cell.key): cell for cell in waiting if cell.entry and cell.entry.measures_speed}
         engines = {key: cell.engine for key, cell in by_key.items() if cell.engine}
+        if not engines:
+            return
         inputs = self.bundle.golden_inputs(self.bundle.manifest.golden[0])
         label = f"time on {visit.address}"
         timed, errors = time_in_turn(

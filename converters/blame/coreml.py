@@ -25,7 +25,7 @@ def tap(artifact: Path, path: Path, signature: Signature) -> Tapped:
     from coremltools.converters.mil.mil import types
     from coremltools.proto import Model_pb2
 
-    taps = []
+    taps: list[Tap] = []
     operations = [operation for operation in load_function(artifact).operations if operation.op_type != "const"]
     quantise = [operation for operation in operations if operation.op_type == "quantize"]
     outputs = {name for name, _ in signature.outputs}

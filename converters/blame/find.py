@@ -15,7 +15,7 @@ from torch import nn
 
 from edge_dp.bundle.manifest import Artifact, Bundle, GoldenCase
 from edge_dp.converters.blame.reference import LayerGraph
-from edge_dp.converters.blame.search import Search, Seen
+from edge_dp.converters.blame.search import Search, Seen, Tolerance
 from edge_dp.converters.source import Network, network_of_checkpoint, network_of_module
 from edge_dp.errors import EdgeDpError, InputError, MissingExtraError, SchemaError
 from edge_dp.models.checkpoint import read_checkpoint
@@ -45,8 +45,15 @@ TAPPINGS = {
 }
 """By format. Core ML itself gives no integers."""
 
-TOLERANCES = {"int8": 1.5, "w8a8": 1.5, "w8a16": 1.0, "int16x8": 1.0, "fp16": 1.0, "fp32": 0.02}
-"""By precision: what ``Search`` takes for rounding, in steps of int8. Integer engines round apart by a step."""
+TOLERANCES = {
+    "int8": Tolerance(1.5),  # engines round apart by a step
+    "w8a8": Tolerance(1.5),
+    "w8a16": Tolerance(1.0, 2**-8),  # a few roundings to half
+    "int16x8": Tolerance(1.0, 2**-8),
+    "fp16": Tolerance(1.0, 2**-8),
+    "fp32": Tolerance(0.02, 1e-5),
+}
+"""By precision: what ``Search`` takes for rounding, in steps of int8."""
 
 
 def blame(

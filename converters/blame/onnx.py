@@ -23,7 +23,7 @@ def tap(artifact: Path, path: Path, signature: Signature) -> Tapped:
     model = shape_inference.infer_shapes(onnx.load(artifact))
     graph = model.graph
     types = {value.name: value.type.tensor_type for value in (*graph.value_info, *graph.output)}
-    taps = []
+    taps: list[Tap] = []
     for tensor, scale, zero_point, offset in list(_activations(graph)):
         kind = types.get(tensor)
         if kind is None or (scale is None and kind.elem_type not in (TensorProto.FLOAT, TensorProto.FLOAT16)):

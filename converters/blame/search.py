@@ -16,6 +16,18 @@ from edge_dp.converters.blame.taps import Array, Tap, views
 from edge_dp.runtime.blame import Blame, Layer
 
 _MOST = 1e9  # steps of an error that is NaN or infinite
+_MOST_VALUES = 0.9  # the others may saturate
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """By how much a layer may leave the graph when both compute it from the same inputs: rounding, not a fault.
+
+    steps: of the activation's quantisation. relative: besides, of the value itself, in float artifacts.
+    """
+
+    steps: float
+    relative: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +40,15 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class _Match:
-    """A tensor taken for an activation: its values as ``Search`` expects them, and their error given its inputs, in steps."""
+    """A tensor taken for an activation: its values as ``Search`` expects them.
+
+    error: of each given its inputs, in steps. explained: whether that is within tolerance.
+    """
 
     seen: Seen
     values: Array
     error: Array
+    explained: bool
 
 
 class Search:
@@ -42,7 +58,7 @@ class Search:
         graph: the converted graph. integers: whether the artifact holds its activations as integers.
         inputs: of the network by name. outputs: what the artifact gave, by name.
         seen: the artifact's tensors, in the order of execution.
-        tolerance: steps by which a layer may leave the graph when both compute it from the same inputs: rounding, not a fault.
+        tolerance: what counts as explained.
     """
 
     def __init__(
@@ -52,10 +68,11 @@ class Search:
         inputs: Mapping[str, Array],
         outputs: Mapping[str, Array],
         seen: Sequence[Seen],
-        tolerance: float,
+        tolerance: Tolerance,
     ) -> None:
         self._graph, self._integers, self._tolerance = graph, integers, tolerance
         self._outputs, self._free = outputs, list(seen)
+        self._inner = [activation for activation in graph.activations if activation.operation != OUTPUT]
         self._given = dict(inputs)  # real values as the artifact has them; of what it does not show, as they should be
         self._right = dict(inputs)  # real values of the graph on the same inputs
         for activation in graph.activations:
@@ -75,7 +92,7 @@ class Search:
             layer = self._layer(activation, match)
             layers.append(layer)
             steps[activation.name] = layer.max_steps
-            if guilty is None and not self._is_explained(match):
+            if guilty is None and not match.explained:
                 guilty, before = layer, max((steps.get(name, 0.0) for name in activation.inputs), default=0.0)
         return Blame(guilty, before, tuple(layers))
 
@@ -97,27 +114,41 @@ class Search:
             distance = np.abs(found.astype(np.float64) - expected) / step
         return np.nan_to_num(distance, nan=_MOST, posinf=_MOST).clip(max=_MOST)
 
-    def _is_explained(self, match: _Match) -> bool:
-        return bool(match.error.max(initial=0.0) <= self._tolerance)
+    def _compare(self, activation: Activation, seen: Seen, values: Array, expected: Array) -> _Match:
+        error, slack = self._error(activation, values, expected), self._tolerance.relative / activation.step
+        excess = error - np.nan_to_num(np.abs(expected).astype(np.float64) * slack, posinf=0.0) if slack else error
+        return _Match(seen, values, error, bool(excess.max(initial=0.0) <= self._tolerance.steps))
 
     def _match(self, activation: Activation, expected: Array) -> _Match | None:
         """The tensor that holds ``activation``; None where the artifact has none."""
         if activation.operation == OUTPUT:
-            found = self._outputs[activation.name]
-            seen = Seen(Tap(activation.name, activation.name, found.shape), found)
-            return _Match(seen, found, self._error(activation, found, expected))
+            return self._output(activation, expected)
         matches = self._matches(activation, expected)
         for match in matches:
-            if self._is_explained(match):
+            if match.explained:
                 return match
-        if matches and (self._is_its_own(activation, matches[0].seen.tap) or not self._is_used(activation, expected)):
-            return matches[0]
-        return None
+        if not matches or self._is_its_own(activation, matches[0].seen.tap):
+            return matches[0] if matches else None
+        return self._requantised(activation, matches, expected) or self._by_its_readers(activation, matches, expected)
+
+    def _output(self, activation: Activation, expected: Array) -> _Match:
+        found = self._outputs[activation.name]
+        seen = Seen(Tap(activation.name, activation.name, found.shape), found)
+        return self._compare(activation, seen, found, expected)
+
+    def _by_its_readers(self, activation: Activation, matches: Sequence[_Match], expected: Array) -> _Match | None:
+        """None where layers that read ``activation`` read what is expected; else the tensor that they did read."""
+        if self._is_read(activation, self._real(activation, expected)):
+            return None
+        for match in matches:
+            if self._is_read(activation, match.seen.tap.real(match.values) if self._integers else match.values):
+                return match
+        return matches[0]
 
     def _matches(self, activation: Activation, expected: Array) -> list[_Match]:
         """Every tensor that could hold ``activation``: of its quantisation first, then by the least error."""
         found = [
-            _Match(seen, values, self._error(activation, values, expected))
+            self._compare(activation, seen, values, expected)
             for seen in self._free
             if seen.tap.scale is not None or not self._integers
             for values in views(seen.codes if self._integers else seen.tap.real(seen.codes), expected.shape)
@@ -126,19 +157,31 @@ class Search:
 
     def _is_its_own(self, activation: Activation, tap: Tap) -> bool:
         """Whether a tensor is quantised as ``activation`` is, and as no other."""
-        others = (entry for entry in self._graph.activations if entry.operation != OUTPUT)
-        return self._integers and [entry for entry in others if _is_quantised_as(entry, tap)] == [activation]
+        return self._integers and [a for a in self._inner if _is_quantised_as(a, tap)] == [activation]
 
-    def _is_used(self, activation: Activation, expected: Array) -> bool:
-        """Whether a layer that reads ``activation`` read the expected values: then they are right, and nowhere to be seen."""
-        given = self._right | self._given | {activation.name: self._real(activation, expected)}
-        readers = (entry for entry in self._graph.activations if activation.name in entry.inputs)
-        return any(
-            self._is_explained(match)
-            for reader in readers
-            if reader.operation != OUTPUT
-            for match in self._matches(reader, self._run(reader, given))
-        )
+    def _requantised(self, activation: Activation, matches: Sequence[_Match], expected: Array) -> _Match | None:
+        """A tensor that means what ``activation`` should, most of its values at least, in a quantisation that none has."""
+        real = self._real(activation, expected)
+        for match in matches:
+            tap = match.seen.tap
+            if tap.scale is None or not self._integers or any(_is_quantised_as(a, tap) for a in self._inner):
+                continue
+            distance = np.abs(tap.real(match.values) - real) / activation.step
+            if np.quantile(distance, _MOST_VALUES) <= self._tolerance.steps + tap.scale / activation.step:
+                return match
+        return None
+
+    def _is_read(self, activation: Activation, real: Array) -> bool:
+        """Whether a layer that reads ``activation`` gives in the artifact what follows from these values of it."""
+        given = self._right | self._given | {activation.name: real}
+        for reader in self._graph.activations:
+            if activation.name not in reader.inputs:
+                continue
+            wanted = self._run(reader, given)
+            matches = [self._output(reader, wanted)] if reader.operation == OUTPUT else self._matches(reader, wanted)
+            if any(match.explained for match in matches):
+                return True
+        return False
 
     def _layer(self, activation: Activation, match: _Match) -> Layer:
         """What is to be told of a match; notes its real values for the layers that read it."""
@@ -146,7 +189,7 @@ class Search:
         if self._is_integer(activation):
             right = activation.quantise(right)
             # right integers mean what they were trained to mean, whatever their reader makes of them
-            given = (activation.dequantise if self._is_explained(match) else tap.real)(match.values)
+            given = (activation.dequantise if match.explained else tap.real)(match.values)
         self._given[activation.name] = given
         error = self._error(activation, match.values, right)
         return Layer(

@@ -21,9 +21,8 @@ def tap(artifact: Path, path: Path, signature: Signature) -> Tapped:
         SchemaError: not a ``.tflite``.
     """
     file = TFLiteFile(artifact)
-    borders = {index for side in file.signature for index in side.values()}
-    order = [*borders, *(index for operator in file.operators for index in operator.outputs)]
-    taps = []
+    order = [*file.signature[0].values(), *(index for operator in file.operators for index in operator.outputs)]
+    taps: list[Tap] = []
     for index in dict.fromkeys(order):
         dtype = file.dtype(index)
         if dtype not in (*_INTEGERS, np.float32) or file.is_constant(index):

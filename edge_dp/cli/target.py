@@ -83,6 +83,15 @@ def network_arguments(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def named_model(target: str | None) -> Any:
+    """What ``--model`` names: the network of ``package.module:factory``, else the text, the name or folder of a checkpoint.
+
+    Raises:
+        InputError: there is no such network.
+    """
+    return _build(target) if target is not None and ":" in target and not Path(target).exists() else target
+
+
 def _build(target: str) -> Any:
     """The network that ``package.module:factory`` names: a module, its class, or a function that makes it."""
     import torch

@@ -188,6 +188,8 @@ def engines_on(device: Device) -> dict[str, str | None]:
     from edge_dp.runtime.engines.place import OnDevice
     from edge_dp.runtime.native.build import MACHINES
 
+    if device.address == "local":  # where environments can be made, too
+        return {entry.name: entry.why_not() for entry in ENGINES.values()}
     facts = device.facts()
     told = OnDevice(device).hello()["engines"] if facts.python else {}
     reasons: dict[str, str | None] = {}

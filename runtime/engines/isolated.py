@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,8 @@ class IsolatedEngine(Engine):
         self._shared, self._worker = worker, worker
         self._path = ""
         self._sent: Tensors = {}
+        self._nanoseconds: list[int] = []
+        self._instructions: list[int] = []
 
     @property
     def worker(self) -> Worker | None:
@@ -84,8 +86,18 @@ class IsolatedEngine(Engine):
             raise
 
     def _infer(self, inputs: Tensors) -> list[NDArray[np.float32]]:
-        _, outputs = self._ask({"op": "infer"}, inputs)
+        reply, outputs = self._ask({"op": "infer"}, inputs)
+        self._nanoseconds += reply["nanoseconds"]
+        self._instructions += reply["instructions"]
         return list(outputs.values())
+
+    def infer_all(self, cases: Sequence[Mapping[str, NDArray[np.float32]]]) -> list[Tensors]:  # noqa: D102
+        self._nanoseconds, self._instructions = [], []
+        return super().infer_all(cases)
+
+    @property
+    def last_run(self) -> Timing:  # noqa: D102
+        return Timing(tuple(self._nanoseconds), tuple(self._instructions))
 
     def time(self, inputs: Mapping[str, NDArray[np.float32]], count: int) -> Timing:
         """Run ``count`` times on the same inputs, by the worker's clock and around the engine alone; errors as of ``infer``."""

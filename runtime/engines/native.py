@@ -98,7 +98,8 @@ class NativeEngine(Engine):
     def time(self, inputs: Mapping[str, NDArray[np.float32]], count: int) -> Timing:
         """Run ``count`` times in one process, after one that is not counted; errors as of ``infer``.
 
-        The time limit grows with what an inference took before.
+        The time limit grows with what an inference took before. Counts of instructions repeat, but for a few that an interrupt
+        may add (in one of fifteen inferences on an emulated Cortex-A55, 9 to 54 of 1.5e8): compare the smallest of several.
         """
         checked = self._check_inputs(inputs)
         if math.isnan(self._seconds):

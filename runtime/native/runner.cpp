@@ -217,10 +217,11 @@ std::vector<std::vector<const float*>> split_cases(const edge_dp::Program& progr
 
 void infer(edge_dp::Program& program, const std::vector<const float*>& tensors, const measure::Instructions& counter, Run& run) {
   program.set_inputs(tensors);
-  std::int64_t instructions = counter.read(), start = measure::now_ns();
+  std::int64_t start = measure::now_ns(), before = counter.read();
   program.execute();
+  std::int64_t after = counter.read();
   run.nanoseconds.push_back(measure::now_ns() - start);
-  if (counter.counted()) run.instructions.push_back(counter.read() - instructions);
+  if (counter.counted()) run.instructions.push_back(after - before);
 }
 
 Run run_all(edge_dp::Program& program, const std::vector<std::vector<const float*>>& cases, const Options& options,

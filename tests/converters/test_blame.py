@@ -1,7 +1,9 @@
 """A planted fault is blamed on the layer that it was planted in, and on nothing where there is none."""
 
+import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
+from importlib import import_module
 
 import pytest
 import torch
@@ -10,8 +12,13 @@ from torch import nn
 import edge_dp
 from edge_dp.bundle.manifest import read_bundle, write_manifest
 from edge_dp.cli.blame_table import blame_table, blame_words
+from edge_dp.cli.target import named_model
 from edge_dp.converters import blame as package
-from edge_dp.errors import ChecksumError, InputError, SchemaError
+from edge_dp.converters.blame.find import TAPPINGS
+from edge_dp.errors import ChecksumError, EngineError, InputError, SchemaError
+from edge_dp.runtime.cell import signature
+from edge_dp.runtime.engines import engine_named, make_engine
+from edge_dp.runtime.parity import identical
 
 from . import planted
 from .small_networks import samples
@@ -124,6 +131,56 @@ def test_a_changed_activation_scale_is_blamed_on_the_layer_that_writes_it(copied
     assert found.before <= 1
 
 
+def test_every_activation_in_turn(exported, network, tmp_path):
+    """Scales that are shared change together; then the first that has one is to blame."""
+    table = exported.manifest.quantization
+    layers = blame(exported, "onnx-int8", network).layers[: len(table)]
+    for index, entry in enumerate(table):
+        shutil.copytree(exported.folder, tmp_path / str(index))
+        spoilt = spoil(read_bundle(tmp_path / str(index)), "onnx-int8", planted.onnx_activation, entry, 1.25)
+        found = blame(spoilt, "onnx-int8", network)
+        first = next(place for place, other in enumerate(table) if other.scale == entry.scale)
+        assert found.guilty is not None, entry
+        assert (found.guilty.module, found.guilty.tensor) == (layers[first].module, layers[first].tensor)
+
+
+def test_a_layer_that_overflows_half_floats_is_blamed_in_finite_numbers(copied, network):
+    spoilt = spoil(copied, "coreml-w8a16", planted.coreml_weight, weight(network, "body.right"), 3e4)
+    found = blame(spoilt, "coreml-w8a16", network)
+    assert found.guilty is not None
+    assert found.guilty.module == "body.right"
+    assert json.loads(json.dumps(asdict(found), allow_nan=False))["guilty"]["max_steps"] > 1e3
+
+
+@pytest.mark.parametrize("artifact", INTEGER + WIDE)
+def test_taps_change_no_output(exported, tmp_path, artifact):
+    entry = exported.manifest.artifact(artifact)
+    tapping, path = TAPPINGS[entry.format], exported.path(entry.path)
+    copy, border = tmp_path / path.name, signature(exported)
+    tapped = import_module(tapping.tap).tap(path, copy, border)
+    inputs = exported.golden_inputs(exported.manifest.golden[0])
+    outputs = []
+    for file, names in ((path, border), (copy, tapped.signature)):
+        with make_engine(engine_named(tapping.engine), file, names) as engine:
+            outputs.append(engine.infer(inputs))
+    plain, more = outputs
+    assert len(more) == len(plain) + len(tapped.taps)
+    assert identical([plain], [{name: more[name] for name in plain}]) == dict.fromkeys(plain, 0)
+
+
+def test_a_model_is_named_as_a_network_or_as_a_checkpoint():
+    assert isinstance(named_model("torch.nn:ReLU"), nn.ReLU)
+    assert named_model("dp_disparity_s") == "dp_disparity_s"
+    assert named_model(None) is None
+    with pytest.raises(InputError, match=r"torch\.nn:Absent: expected package\.module:factory"):
+        named_model("torch.nn:Absent")
+
+
+def test_a_worker_finds_the_same(copied, network):
+    spoilt = spoil(copied, "onnx-int8", planted.onnx_weight, weight(network, "head"), 2.0)
+    assert package.blame(spoilt, "onnx-int8", model=network) == blame(spoilt, "onnx-int8", network)
+
+
 @pytest.mark.parametrize(("written", "reader"), [("add", "deep"), ("conv2d_4", "head")])
 def test_right_integers_that_are_misread_are_blamed_on_the_reader(copied, network, written, reader):
     spoilt = spoil(copied, "onnx-int8", planted.onnx_reading, activation(copied, written), 1.5)
@@ -192,7 +249,7 @@ def test_a_damaged_artifact_is_an_error_that_names_it(copied, network, artifact)
     path = copied.path(copied.manifest.artifact(artifact).path)
     for file in [path] if path.is_file() else [path / "Data/com.apple.CoreML/model.mlmodel"]:
         file.write_bytes(file.read_bytes()[:200])
-    with pytest.raises((SchemaError, edge_dp.errors.EngineError), match=path.name):
+    with pytest.raises((SchemaError, EngineError), match=path.name):
         blame(planted.rehash(copied), artifact, network)
 
 

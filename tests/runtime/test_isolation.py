@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -18,12 +19,15 @@ from edge_dp.errors import DeviceError, EngineError, MissingExtraError
 from edge_dp.runtime import agent
 from edge_dp.runtime.devices import Device
 from edge_dp.runtime.devices.base import Completed, DeviceFacts
+from edge_dp.runtime.devices.ssh import SshDevice
 from edge_dp.runtime.engines import ENGINES, Limits, engine_named, engines_on, make_engine
 from edge_dp.runtime.engines.base import Signature
 from edge_dp.runtime.engines.isolated import IsolatedEngine
 from edge_dp.runtime.engines.place import AGENT, Here, Place
 from edge_dp.runtime.engines.worker import Worker
 from edge_dp.runtime.validate import signature
+
+from .sshd_here import SshdHere
 
 PAIRS = [
     ("executorch-int8", "executorch"),
@@ -360,6 +364,29 @@ def test_on_a_device_the_agent_and_the_artifact_are_pushed(bundle, inputs, tmp_p
             np.testing.assert_array_equal(found[name], values)
 
 
+def test_over_ssh_and_when_that_machine_vanishes(bundle, inputs, tmp_path, monkeypatch):
+    """The real OpenSSH; the machine is this one, with the Python that runs the tests, and a home whose name is hard to quote."""
+    folder = tmp_path / "sshd"
+    folder.mkdir()
+    machine = SshdHere(folder)
+    facts = SshDevice.facts
+    monkeypatch.setattr(SshDevice, "facts", lambda self: dataclasses.replace(facts(self), python=sys.executable))
+    try:
+        with SshDevice(machine.destination, machine.options) as device:
+            assert engines_on(device)["litert"] is None
+            there = engine_of(bundle, "tflite-int8", "litert", device=device, limits=Limits(seconds=20))
+            with engine_of(bundle, "tflite-int8", "litert") as here, there:
+                found, expected = there.infer(inputs), here.infer(inputs)
+                for name, values in expected.items():
+                    np.testing.assert_array_equal(found[name], values)
+                assert len(there.time(inputs, 3).nanoseconds) == 3
+                machine.vanish()
+                with pytest.raises(EngineError, match=r"int8\.tflite: the worker of litert"):
+                    there.infer(inputs)
+    finally:
+        machine.close()
+
+
 def test_an_error_on_a_device_names_the_artifact_as_it_is_called_here(tmp_path):
     (tmp_path / "here").mkdir()
     artifact = tmp_path / "here" / "net.tflite"
@@ -376,6 +403,9 @@ def test_what_a_device_can_run(tmp_path):
     assert with_python["litert"] is with_python["executorch-native"] is without["executorch-native"] is None
     assert with_python["tflite-runtime"] == "tflite_runtime not installed"
     assert without["litert"] == "no Python there"
+    board = Board(tmp_path)
+    board.address = "local"
+    assert engines_on(board) == {entry.name: entry.why_not() for entry in ENGINES.values()}
     assert engines_on(Board(tmp_path, None, machine="mips"))["executorch-native"].startswith("expected x86_64 or")
     with pytest.raises(DeviceError, match=r"found no Python there\. Use the engine executorch-native"):
         make_engine(ENGINES["litert"], AGENT, SMALL, device=Board(tmp_path, None)).activate()

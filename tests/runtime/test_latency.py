@@ -80,7 +80,7 @@ def test_what_engine_and_machine_say():
     assert latency.frequency_mhz == (1800.0, None)
     assert latency.affinity == (2, 3)
     assert latency.kind == "instructions"
-    assert latency.instructions in (305, 306)
+    assert latency.instructions == 300
     assert latency.instructions_vary == 11
     assert latency.preset == "small"
 
@@ -150,14 +150,14 @@ def test_warm_up_is_not_counted_and_the_state_is_taken_around():
 
 def test_without_warm_up_the_first_turn_is_one_inference():
     _, _, log = in_turn(replace(SMALL, warm_up=0), a=0.001)
-    assert log[:2] == [("a", 0), ("a", 1)]
+    assert log[0] == ("a", 1)
 
 
-def test_emulated_devices_count_in_one_turn():
-    """Inferences there are slow and all alike, and a turn may cost the start of a program."""
+def test_emulated_devices_need_few_inferences():
+    """They are slow there, and all alike."""
     timed, _, log = in_turn(PRESETS["counted"], a=5.0, b=0.1)
-    assert log == [("a", 2), ("b", 2), ("a", 3), ("b", 3)]
-    assert len(timed["b"].instructions) == 3
+    assert log == 2 * [("a", 1), ("b", 1)]
+    assert len(timed["b"].instructions) == 2
 
 
 @pytest.mark.parametrize("error", [EngineError("out of memory"), DeviceError("gone")], ids=lambda error: str(error))

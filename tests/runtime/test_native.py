@@ -349,12 +349,14 @@ def test_floats_on_arm64_are_the_hosts_but_for_rounding(cases, engine, on_a_phon
 
 
 def test_instructions_repeat_in_every_run_and_boot(on_a_phone):
-    first, second = ({name: found[name][1].instructions for name in ARTIFACTS} for found in on_a_phone)
-    assert first == second
-    for counts in first.values():
-        assert len(counts) == 3
-        assert len(set(counts)) == 1
-    assert first["executorch-int8"][0] < first["executorch-fp32"][0]
+    """The smallest of several, as an interrupt may add a few; none adds more than 1e-4 of them."""
+    boots = [{name: found[name][1].instructions for name in ARTIFACTS} for found in on_a_phone]
+    for name in ARTIFACTS:
+        counts = [boot[name] for boot in boots]
+        assert [len(each) for each in counts] == [3, 3]
+        assert min(counts[0]) == min(counts[1]) > 1_000_000
+        assert max(map(max, counts)) <= min(counts[0]) * (1 + 1e-4)
+    assert boots[0]["executorch-int8"] != boots[0]["executorch-fp32"]
     state = on_a_phone[0]["executorch-int8"][2]
     assert state.affinity == (0,)
     assert state.peak_memory_bytes > 1_000_000

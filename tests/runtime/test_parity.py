@@ -56,7 +56,9 @@ def test_statistics_are_those_of_scipy(rng, step):
     quantiles = mstats.mquantiles(errors, [0.5, 0.99, 0.999], alphap=1, betap=1)
     assert [statistics.p50_abs, statistics.p99_abs, statistics.p999_abs] == pytest.approx(list(quantiles))
     assert [statistics.p50_steps, statistics.p99_steps, statistics.p999_steps] == pytest.approx(list(quantiles / step))
-    assert statistics.cosine == pytest.approx(1 - cosine(found.ravel().astype(float), reference.ravel().astype(float)), abs=1e-12)
+    assert statistics.cosine == pytest.approx(
+        1 - cosine(found.ravel().astype(float), reference.ravel().astype(float)), abs=1e-12
+    )
     assert statistics.max_steps == pytest.approx(errors.max() / step)
     counts, _ = np.histogram(np.floor(errors / step + 0.5), bins=[*range(16), np.inf])
     assert sum(statistics.histogram) == errors.size == statistics.values
