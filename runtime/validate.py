@@ -170,20 +170,24 @@ class _Run:
             cell.run(self.bundle, device, self.plan, repeat=True)
             if device is not None:
                 cell.compare_with_host(self.outputs_on_host(cell.artifact))
+            if cell.timed is not None:  # an emulated device tells with the outputs what they cost
+                self._finish(visit, cell, device)
         self.progress(f"compare on {visit.address}", total, total, "")
         fresh = [cell for cell in visit.cells if cell.engine is not None]
         self._time(visit, fresh)
         for cell in fresh:
-            self._judge(visit, cell, device)
-            if cell.error is None:
-                row = cell.row(self.plan, visit.preset, visit.emulated)
-                self.store.save(cell.identity, Finished(row, cell.outputs[0]))
-            cell.release()
+            self._finish(visit, cell, device)
+
+    def _finish(self, visit: _Visit, cell: Cell, device: Device | None) -> None:
+        """Judge a cell that has been run and timed, keep its row, let go of its engine."""
+        self._judge(visit, cell, device)
+        if cell.error is None:
+            self.store.save(cell.identity, Finished(cell.row(self.plan, visit.preset, visit.emulated), cell.outputs[0]))
+        cell.release()
 
     def _time(self, visit: _Visit, cells: Iterable[Cell]) -> None:
         """Time in turn the engines whose speed means something; a reference evaluator's does not."""
-        waiting = [cell for cell in cells if cell.timed is None]  # an emulated device has timed its cells already
-        by_key = {" ".join(cell.key): cell for cell in waiting if cell.entry and cell.entry.measures_speed}
+        by_key = {" ".join(cell.key): cell for cell in cells if cell.entry and cell.entry.measures_speed}
         engines = {key: cell.engine for key, cell in by_key.items() if cell.engine}
         if not engines:
             return

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
+from edge_dp.runtime.cache import Progress
 from edge_dp.runtime.devices.adb import AdbDevice
-from edge_dp.runtime.emulator.cache import Progress
 from edge_dp.runtime.emulator.machine import check_core, machine_in_use
 from edge_dp.runtime.emulator.packages import silent
 

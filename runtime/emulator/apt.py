@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from edge_dp.errors import DeviceError
-from edge_dp.runtime.emulator.cache import Progress, cache_folder
+from edge_dp.runtime.cache import Progress, cache_folder
 
 RELEASE = "bookworm"
 BACKPORTS = f"{RELEASE}-backports"

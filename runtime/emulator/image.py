@@ -13,9 +13,9 @@ from importlib import resources
 from pathlib import Path
 
 from edge_dp.errors import DeviceError
+from edge_dp.runtime.cache import Progress, cache_folder, filled, is_whole, locked
 from edge_dp.runtime.emulator import newc
 from edge_dp.runtime.emulator.apt import BACKPORTS, Apt, unpack
-from edge_dp.runtime.emulator.cache import Progress, cache_folder, filled, is_whole, locked
 from edge_dp.runtime.emulator.packages import (
     GUEST_PACKAGES,
     KERNEL,

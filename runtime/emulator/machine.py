@@ -18,7 +18,7 @@ from typing import IO
 
 from edge_dp.errors import DeviceError, EdgeDpError, InputError
 from edge_dp.files import json_dump, json_load
-from edge_dp.runtime.emulator.cache import Progress, cache_folder, locked, unwritable_as_device_error
+from edge_dp.runtime.cache import Progress, cache_folder, locked, unwritable_as_device_error
 from edge_dp.runtime.emulator.image import Image, build_image
 from edge_dp.runtime.emulator.packages import HostTools, host_tools, silent
 

@@ -16,8 +16,8 @@ from importlib import resources
 from pathlib import Path
 
 from edge_dp.errors import DeviceError
+from edge_dp.runtime.cache import Progress, cache_folder, filled, is_whole, locked
 from edge_dp.runtime.emulator.apt import BACKPORTS, RELEASE, Apt, machine_release, unpack
-from edge_dp.runtime.emulator.cache import Progress, cache_folder, filled, is_whole, locked
 
 GUEST_PACKAGES = ("adbd", "busybox-static", "libgomp1", "libstdc++6")
 PYTHON_PACKAGES = ("python3.11-minimal", "libpython3.11-stdlib")

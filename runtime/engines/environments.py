@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_dp.errors import EngineError
-from edge_dp.runtime.emulator.cache import cache_folder, filled, is_whole, locked
+from edge_dp.runtime.cache import cache_folder, filled, is_whole, locked
 
 _TIME_LIMIT_S = 600
 

@@ -19,7 +19,7 @@ from importlib import metadata, util
 from pathlib import Path
 
 from edge_dp.errors import EngineError
-from edge_dp.runtime.emulator.cache import cache_folder, filled, is_whole, locked
+from edge_dp.runtime.cache import cache_folder, filled, is_whole, locked
 from edge_dp.runtime.emulator.packages import cross_compiler, pinned, wheel
 
 SOURCES = Path(__file__).resolve().parent

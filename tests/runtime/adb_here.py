@@ -12,8 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from edge_dp.runtime.cache import cache_folder, filled, is_whole, locked
 from edge_dp.runtime.emulator.apt import BACKPORTS, Apt, unpack
-from edge_dp.runtime.emulator.cache import cache_folder, filled, is_whole, locked
 from edge_dp.runtime.emulator.packages import host_tools, silent
 
 from ..conftest import missing

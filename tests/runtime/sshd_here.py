@@ -25,7 +25,7 @@ UsePAM no
 StrictModes no
 PidFile none
 # With a level, bash leaves the start-up file of whoever runs the tests alone.
-SetEnv XDG_CACHE_HOME="{home}" SHLVL=1
+SetEnv XDG_CACHE_HOME="{home}" SHLVL=1{more}
 """
 _CLIENT = """
 IdentityFile "{folder}/{key}"
@@ -42,10 +42,11 @@ class SshdHere:
 
     Args:
         folder: empty, for keys and what is pushed.
+        search: folder that programs are looked for in first, such as one with a Python that has engines.
         largest_file_kb: what a file may grow to; a full disk, for what is pushed. The server writes no file itself.
     """
 
-    def __init__(self, folder: Path, largest_file_kb: int = 8192) -> None:
+    def __init__(self, folder: Path, largest_file_kb: int = 8192, search: Path | None = None) -> None:
         program = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin")
         if program is None:
             missing("no sshd (Debian: openssh-server)")
@@ -57,8 +58,9 @@ class SshdHere:
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", folder / name], check=True)
         host_key = (folder / "host_key.pub").read_text()
         (folder / "known_hosts").write_text(f"[127.0.0.1]:{self.port} {host_key}")
+        more = f' PATH="{search}:{os.defpath}"' if search else ""
         quoted = str(self.home).replace('"', '\\"')
-        (folder / "sshd_config").write_text(_SETTINGS.format(port=self.port, folder=folder, home=quoted))
+        (folder / "sshd_config").write_text(_SETTINGS.format(port=self.port, folder=folder, home=quoted, more=more))
         for key in ("user_key", "strange_key"):
             (folder / f"{key} config").write_text(_CLIENT.format(folder=folder, key=key))
         if os.getuid() == 0:

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 
 from edge_dp.cli import main
 from edge_dp.errors import DeviceError, InputError
+from edge_dp.runtime import cache
 from edge_dp.runtime.devices.emulated import EmulatedDevice
-from edge_dp.runtime.emulator import apt, cache, image, machine, newc, packages
+from edge_dp.runtime.emulator import apt, image, machine, newc, packages
 from edge_dp.runtime.emulator.machine import find_machine, machine_in_use, machines, start_machine, stop_machine
 
 from ..conftest import missing

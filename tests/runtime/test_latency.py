@@ -160,7 +160,7 @@ def test_emulated_devices_need_few_inferences():
     assert len(timed["b"].instructions) == 2
 
 
-@pytest.mark.parametrize("error", [EngineError("out of memory"), DeviceError("gone")], ids=lambda error: str(error))
+@pytest.mark.parametrize("error", [EngineError("out of memory"), DeviceError("gone")], ids=str)
 def test_an_engine_that_fails_drops_out_with_what_it_has_and_the_others_go_on(error):
     log = []
     engines = {

@@ -1,0 +1,103 @@
+"""The shipped bundle on other machines: an emulated arm64 phone, started twice, and a machine behind ssh."""
+
+import shlex
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edge_dp.bundle.manifest import read_bundle
+from edge_dp.runtime.emulator import find_machine, stop_machine
+from edge_dp.runtime.finished import FOLDER
+from edge_dp.runtime.latency import PRESETS
+from edge_dp.runtime.plan import Plan
+from edge_dp.runtime.validate import validate
+
+from .sshd_here import SshdHere
+
+CORE = "cortex-a76"
+PHONE = f"emulated://{CORE}"
+ONCE = replace(PRESETS["brief"], queries=1, warm_up=0)
+
+
+@pytest.fixture(scope="module")
+def copy(bundle, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("on devices") / "bundle"
+    shutil.copytree(bundle.folder, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first_boot(copy):
+    return validate(read_bundle(copy), Plan(devices=(PHONE,)))
+
+
+def test_the_shipped_bundle_passes_on_an_emulated_phone(first_boot):
+    assert [(row.artifact, row.engine) for row in first_boot.rows] == [
+        ("executorch-int8", "executorch-native"),
+        ("executorch-fp32", "executorch-native"),
+        ("tflite-int8", "litert"),
+        ("tflite-fp32", "litert"),
+    ]
+    assert [(row.artifact, first_boot.missed(row)) for row in first_boot.rows if first_boot.missed(row)] == []
+    assert first_boot.devices[PHONE]["machine"] == "aarch64"
+
+
+def test_integers_are_the_hosts_bit_for_bit_and_running_again_changes_nothing(first_boot):
+    for row in first_boot.rows:
+        assert row.repeats_agree
+        if row.precision == "int8":
+            assert row.differs_from_host == {"disparity": 0, "confidence": 0}
+
+
+def test_instructions_are_counted_and_called_that(first_boot):
+    counts = {row.artifact: row.latency.instructions for row in first_boot.rows}
+    assert {row.latency.kind for row in first_boot.rows} == {"instructions"}
+    for family in ("executorch", "tflite"):
+        assert 50e6 < counts[f"{family}-int8"] < 0.6 * counts[f"{family}-fp32"]
+
+
+def test_a_phone_that_vanishes_leaves_what_is_finished_and_a_resumed_run_goes_on(copy, first_boot):
+    """The second boot: stopped in mid-run, and the counts of what runs again are those of the first."""
+    plan = Plan(artifacts=("executorch-int8", "tflite-int8"), devices=(PHONE,))
+
+    def stop_after_the_first(stage, done, total, text):
+        if stage.startswith("compare") and done == 1 and total == 2 and find_machine(CORE):
+            stop_machine(CORE)
+
+    broken = validate(read_bundle(copy), plan, stop_after_the_first)
+    assert [row.error is None for row in broken.rows] == [True, False]
+    assert PHONE in broken.rows[1].error or "worker" in broken.rows[1].error
+    assert (copy / FOLDER).is_dir()
+    whole = validate(read_bundle(copy), replace(plan, resume=True))
+    assert whole.passed
+    assert whole.rows[0] == broken.rows[0]
+    assert not (copy / FOLDER).exists()
+    counts = {row.artifact: row.latency.instructions for row in first_boot.rows}
+    assert whole.rows[0].latency.instructions == pytest.approx(counts["executorch-int8"], rel=1e-6)
+    # Python's own way to the engine is counted too, and may take another turn.
+    assert whole.rows[1].latency.instructions == pytest.approx(counts["tflite-int8"], rel=1e-3)
+
+
+def test_the_agent_runs_behind_ssh(copy, tmp_path, monkeypatch):
+    """On this machine by way of the real sshd, with this Python; the host's numbers are then its own."""
+    machine = SshdHere(tmp_path, largest_file_kb=1 << 20, search=Path(sys.executable).parent)
+    try:
+        monkeypatch.setenv("EDGE_DP_SSH_OPTIONS", shlex.join(machine.options))
+        engines = ("litert", "executorch", "executorch-native")
+        plan = Plan(
+            artifacts=("tflite-int8", "executorch-int8"),
+            devices=(f"ssh://{machine.destination}",),
+            engines=engines,
+            preset=ONCE,
+        )
+        result = validate(read_bundle(copy), plan)
+    finally:
+        machine.close()
+    assert sorted(row.engine for row in result.rows) == sorted(engines)
+    assert [result.missed(row) for row in result.rows] == [[], [], []]
+    for row in result.rows:
+        assert row.differs_from_host == {"disparity": 0, "confidence": 0}
+        assert row.latency.kind == "wall"
