@@ -50,7 +50,7 @@ MEANINGS = {
     "rewritten": "batch-norm folded, operations rewritten for integer engines, biases on the grids of their accumulators",
     "weights": "weights rounded to int8, per channel",
     "fake_quantised": "activations rounded to int8",
-    "converted": "integers between the operations instead of rounded floats",
+    "converted": "integers between the operations instead of rounded floats, ties of a resize up as in engines",
     "converted_weights": "stored int8 weights instead of rounded floats",
 }
 _REFERENCES = {FLOAT: FLOAT, "weights": "converted_weights", "quantised": "converted"}

@@ -43,13 +43,18 @@ __all__ = ["Plan", "Progress", "signature", "validate"]
 
 @dataclass
 class _Visit:
-    """One device and its cells."""
+    """One device and its cells. done: how many have been run."""
 
     address: str
     cells: list[Cell]
     preset: Preset
     emulated: bool = False
     facts: dict[str, str] = field(default_factory=dict)
+    done: int = 0
+
+    def show(self, progress: Progress, text: str) -> None:
+        """Tell how many cells have been run."""
+        progress(f"compare on {self.address}", self.done, len(self.cells), text)
 
     def release(self) -> None:
         """Deactivate all engines."""
@@ -115,7 +120,7 @@ class _Run:
         visit = _Visit(LOCAL, _cells(self.artifacts, LOCAL, self.plan), self.plan.preset)
         with contextlib.ExitStack() as stack:
             stack.callback(visit.release)
-            self._fill(visit, None)
+            self._fill(visit, visit.cells, None)
         count = len(self.bundle.manifest.golden)
         for cell in visit.cells:
             if len(cell.outputs) == count:
@@ -146,9 +151,7 @@ class _Run:
                 visit.facts = _facts(device)
                 visit.cells = _cells_on(device, self.artifacts, self.plan)
                 stack.callback(visit.release)
-                ahead = stack.enter_context(ThreadPoolExecutor(1))  # the host has its say while the device computes
-                ahead.submit(lambda: [self.outputs_on_host(cell.artifact) for cell in visit.cells])
-                self._fill(visit, device)
+                self._share(visit, device, stack)
             words = f"{address}: no engine there executes it"
         except EdgeDpError as error:
             words = str(error)
@@ -158,22 +161,38 @@ class _Run:
         visit.cells = visit.cells or [Cell(artifact, None, address, error=words) for artifact in self.artifacts]
         return visit
 
-    def _fill(self, visit: _Visit, device: Device | None) -> None:
-        """Run, time and judge all cells of one device; ``device`` is None for the host."""
-        total = len(visit.cells)
-        for index, cell in enumerate(visit.cells):
-            self.progress(f"compare on {visit.address}", index, total, f"{cell.artifact.name} in {cell.engine_name}")
+    def _share(self, visit: _Visit, device: Device, stack: contextlib.ExitStack) -> None:
+        """Fill all cells of a device; one that has a twin gives it every second engine, as an inference there takes a second."""
+        names = list(dict.fromkeys(cell.engine_name for cell in visit.cells))
+        halves = [[cell for cell in visit.cells if cell.engine_name in names[start::2]] for start in (0, 1)]
+        twin = device.twin() if halves[1] and (os.cpu_count() or 1) > 1 else None
+        with ThreadPoolExecutor(2) as ahead:
+            # The host has its say while the device computes.
+            ahead.submit(lambda: [self.outputs_on_host(cell.artifact) for cell in visit.cells])
+            if twin is None:
+                self._fill(visit, visit.cells, device)
+                return
+            beside = ahead.submit(lambda: self._fill(visit, halves[1], stack.enter_context(twin)))
+            self._fill(visit, halves[0], device)
+            beside.result()
+
+    def _fill(self, visit: _Visit, cells: Sequence[Cell], device: Device | None) -> None:
+        """Run, time and judge cells of one device; ``device`` is None for the host."""
+        for cell in cells:
+            visit.show(self.progress, f"{cell.artifact.name} in {cell.engine_name}")
             earlier = self.store.load(cell.identity) if self.plan.resume else None
             if earlier is not None:
                 cell.finished, cell.outputs = earlier.row, [earlier.outputs]
+                visit.done += 1
                 continue
             cell.run(self.bundle, device, self.plan, repeat=True)
             if device is not None:
                 cell.compare_with_host(self.outputs_on_host(cell.artifact))
             if cell.timed is not None:  # an emulated device tells with the outputs what they cost
                 self._finish(visit, cell, device)
-        self.progress(f"compare on {visit.address}", total, total, "")
-        fresh = [cell for cell in visit.cells if cell.engine is not None]
+            visit.done += 1
+        visit.show(self.progress, "")
+        fresh = [cell for cell in cells if cell.engine is not None]
         self._time(visit, fresh)
         for cell in fresh:
             self._finish(visit, cell, device)

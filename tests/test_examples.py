@@ -52,17 +52,17 @@ def test_pixel4_benchmark_shows_the_student_ahead_of_matching(bundle, data_root)
         assert all(mine < theirs for mine, theirs in zip(student, rows[name], strict=True))
 
 
-def test_xnnpack_equals_the_integer_reference_and_pytorch_differs_in_upsampling(bundle):
+def test_xnnpack_equals_the_integer_reference_and_onnx_runtime_differs_in_ties(bundle):
     lines = run("benchmarks/rounding.py", bundle.folder).splitlines()
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
     equal = {tuple(row[:3]): float(row[3]) for row in rows if len(row) == 6}
     for artifact in ("executorch-int8", "tflite-int8"):
         for output in ("disparity", "confidence"):
             assert equal[artifact, output, "reference"] == 100
-            assert equal[artifact, output, "converted"] < 95
-    assert equal["onnx-int8", "disparity", "converted"] > 90 > equal["onnx-int8", "disparity", "reference"]
+            assert equal[artifact, output, "converted"] > 99
+    assert equal["onnx-int8", "disparity", "reference"] < 90
     operations = {row[0]: float(row[2]) for row in rows if len(row) == 5}
-    assert min(operations, key=lambda name: operations[name]) == "upsample_bilinear2d"
+    assert min(operations, key=lambda name: operations[name]) == "add" and operations["add"] > 99.9
 
 
 def test_a_missing_bundle_is_one_clear_line(tmp_path):

@@ -72,11 +72,12 @@ def _start(options: argparse.Namespace) -> int:
 
 def _stop(options: argparse.Namespace) -> int:
     from edge_dp.errors import InputError
-    from edge_dp.runtime.emulator import CORES, stop_machine
+    from edge_dp.runtime.emulator import machines, stop_machine
 
     if options.all == (options.core is not None):
         raise InputError(f"emulator stop: expected a core ({_CORES}) or --all, found both or neither.")
-    stopped = [core for core in (CORES if options.all else (options.core,)) if stop_machine(core)]
+    names = [machine.core for machine in machines()] if options.all else [options.core]
+    stopped = [name for name in names if stop_machine(name)]
     _print(options, {"stopped": stopped}, [f"stopped {core}" for core in stopped] or ["nothing ran"])
     return 0
 

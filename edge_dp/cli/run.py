@@ -8,7 +8,8 @@ from pathlib import Path
 SUMMARY = "disparity of one capture: two view files in, PFM, 16-bit PNG and a preview out"
 DESCRIPTION = (
     "Read the two views of a dual-pixel capture, run one artifact of a bundle on them, and write the disparity at the "
-    "capture's size: disparity.pfm (float px), disparity.png (16 bit) and disparity_preview.png, and the expected error as PFM."
+    "capture's size: disparity.pfm (float px), disparity.png (16 bit) and disparity_preview.png, "
+    "the expected error as PFM, and depth in metres where the focus is known."
 )
 
 
@@ -21,7 +22,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sensor", default="generic_8bit", help="sensor profile, by name or JSON file (default: %(default)s)"
     )
-    parser.add_argument("--artifact", default="executorch-int8", help="which artifact runs (default: %(default)s)")
+    parser.add_argument("--artifact", help="which artifact runs (default: an integer one whose engine is here)")
+    parser.add_argument("--engine", help="which engine runs it (default: the usual one)")
+    parser.add_argument(
+        "--focus", type=float, metavar="METRES", help="focus distance: depth.pfm is written too (default: the sensor's)"
+    )
+    parser.add_argument(
+        "--samples-per-px",
+        type=float,
+        default=1.0,
+        metavar="N",
+        help="samples of the sensor per px of the files along the dual-pixel axis, for depth (default: %(default)s)",
+    )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print files and statistics as JSON")
 
@@ -43,12 +55,15 @@ def call(options: argparse.Namespace) -> int:
         raise InputError(f"{options.out}: expected a folder to write to, found a file")
     sensor = load_sensor(options.sensor)
     sample = read_pair(options.left, options.right, sensor)
-    with edge_dp.load(options.bundle, options.artifact, threads=options.threads) as predictor:
-        prediction = predictor.predict(sample)
+    with edge_dp.load(options.bundle, options.artifact, engine=options.engine, threads=options.threads) as predictor:
+        prediction = predictor.predict(sample, focus_m=options.focus, samples_per_px=options.samples_per_px)
     disparity = to_sensor_orientation(prediction.disparity, sensor)
     options.out.mkdir(parents=True, exist_ok=True)
     files = [*write_disparity(options.out, disparity), options.out / "expected_error.pfm"]
     write_pfm(files[-1], to_sensor_orientation(prediction.expected_error, sensor))
+    if prediction.depth is not None:
+        files.append(options.out / "depth.pfm")
+        write_pfm(files[-1], to_sensor_orientation(prediction.depth, sensor))
     low, middle, high = (round(float(value), 3) for value in np.quantile(disparity, (0.02, 0.5, 0.98)))
     if options.json:
         result = {"files": [str(path) for path in files], "disparity_px": {"p2": low, "p50": middle, "p98": high}}

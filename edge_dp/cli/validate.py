@@ -61,7 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--blame", action="store_true", help="find the first layer at which an integer artifact leaves the model"
     )
     parity.add_argument(
-        "--model", help="the network to blame against: checkpoint or folder (default: the one the manifest names)"
+        "--model",
+        help="the network to blame against: checkpoint or its folder, or package.module:factory (default: the manifest's)",
     )
     parity.add_argument(
         "--dataset", nargs=2, metavar=("NAME", "ROOT"), help="also run a data set and score it ('edge-dp data list')"
@@ -150,7 +151,7 @@ def _plan(options: argparse.Namespace) -> Plan:
         thresholds=read_thresholds(options.thresholds) if options.thresholds else THRESHOLDS,
         dataset=(options.dataset[0], Path(options.dataset[1])) if options.dataset else None,
         samples=options.samples,
-        blame=_blame(options.model) if options.blame else None,
+        blame=_blame(options.model, not options.in_process) if options.blame else None,
         isolated=not options.in_process,
         limits=Limits(options.timeout, options.memory << 20),
         resume=options.resume,
@@ -175,7 +176,9 @@ def _profiles(bundle: Bundle, report: Report, threads: int) -> None:
         console().print(plain_table(f"{name}: time by operation", ("operation", "ms", "%"), rows, right=("ms", "%")))
 
 
-def _blame(model: str | None) -> Callable[[Bundle, str], Blame]:
+def _blame(model: str | None, isolated: bool) -> Callable[[Bundle, str], Blame]:
+    from edge_dp.cli.target import named_model
     from edge_dp.converters.blame import blame
 
-    return lambda bundle, artifact: blame(bundle, artifact, model=model)
+    network = named_model(model)
+    return lambda bundle, artifact: blame(bundle, artifact, model=network, isolated=isolated)

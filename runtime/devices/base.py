@@ -116,6 +116,10 @@ class Device(ABC):
     def clean(self) -> None:
         """Remove everything that edge_dp has put there."""
 
+    def twin(self) -> Device | None:
+        """Another machine of the very same kind, unopened, to share the work with; None where there is but one."""
+        return None
+
     def __enter__(self) -> Self:
         self.open()
         return self

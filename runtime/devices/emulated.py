@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 from edge_dp.runtime.cache import Progress
 from edge_dp.runtime.devices.adb import AdbDevice
-from edge_dp.runtime.emulator.machine import check_core, machine_in_use
+from edge_dp.runtime.emulator.machine import check_core, machine_in_use, twin_of
 from edge_dp.runtime.emulator.packages import silent
 
 SCHEME = "emulated://"
@@ -21,6 +21,7 @@ class EmulatedDevice(AdbDevice):
     Args:
         core: one of ``edge_dp.runtime.emulator.CORES``.
         progress: called while it is built and started.
+        address: that it goes by, if not by its core's.
 
     Raises:
         InputError: no such core.
@@ -28,8 +29,8 @@ class EmulatedDevice(AdbDevice):
 
     emulated = True
 
-    def __init__(self, core: str, progress: Progress = silent) -> None:
-        super().__init__(check_core(core), address=f"{SCHEME}{core}")
+    def __init__(self, core: str, progress: Progress = silent, *, address: str | None = None) -> None:
+        super().__init__(check_core(core), address=address or f"{SCHEME}{core}")
         self.core = core
         self._progress = progress
         self._machine = ExitStack()
@@ -52,3 +53,7 @@ class EmulatedDevice(AdbDevice):
             super().close()
         finally:
             self._machine.close()
+
+    def twin(self) -> EmulatedDevice:
+        """A second machine with the same core, under the same address: it counts the same instructions."""
+        return EmulatedDevice(twin_of(self.core), self._progress, address=self.address)

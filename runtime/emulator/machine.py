@@ -28,6 +28,7 @@ LEAST_MEMORY_MB = 512
 BOOT_LIMIT_S = 90.0
 
 _HOST = "127.0.0.1"
+_TWIN = ".2"  # after the name of a core
 _READY = b"edge_dp: ready"
 _ADBS_OWN_PORTS = range(5555, 5586)  # adb takes what listens there for an emulator of Android's and lists it twice
 _KERNEL_OPTIONS = "console=ttyAMA0 quiet panic=-1 nokaslr cryptomgr.notests"
@@ -86,9 +87,14 @@ class Machine:
         )
 
 
+def twin_of(core: str) -> str:
+    """Name of a second machine with the same core."""
+    return f"{core}{_TWIN}"
+
+
 def check_core(core: str) -> str:
-    """The core's name; InputError unless it is one of CORES."""
-    if core not in CORES:
+    """The core's name; InputError unless it is one of CORES, or the twin of one."""
+    if core.removesuffix(_TWIN) not in CORES:
         raise InputError(f"{core}: expected a core that can be emulated, one of {', '.join(CORES)}.")
     return core
 
@@ -107,7 +113,8 @@ def find_machine(core: str) -> Machine | None:
 
 def machines() -> list[Machine]:
     """All that run."""
-    return [machine for core in CORES if (machine := find_machine(core)) is not None]
+    names = [name for core in CORES for name in (core, twin_of(core))]
+    return [machine for name in names if (machine := find_machine(name)) is not None]
 
 
 def start_machine(
@@ -196,7 +203,7 @@ def _spawn(core: str, image: Image, tools: HostTools, memory_mb: int) -> Machine
     options = {
         "-name": f"edge_dp_{core}",
         "-M": "virt",
-        "-cpu": core,
+        "-cpu": core.removesuffix(_TWIN),
         "-smp": "1",
         "-m": str(memory_mb),
         # Its clock advances 2 ns per instruction, and follows ours while it idles. With sleep=off it would run ahead to the next

@@ -13,6 +13,8 @@ from edge_dp.bundle.manifest import MANIFEST
 from edge_dp.cli import main
 from edge_dp.cli.diagnosis import PackageState, diagnose, known_versions
 from edge_dp.data import read_disparity_png, read_pfm
+from edge_dp.optics import disparity_to_depth
+from edge_dp.sensors import load_sensor
 from edge_dp.simulation.capture import SimulationConfig, simulate_capture
 from edge_dp.simulation.scenes import SceneConfig
 
@@ -63,6 +65,16 @@ def test_run_writes_disparity_in_three_forms(run, tmp_path, capsys):
     assert cv2.imread(str(tmp_path / "out/disparity_preview.png")).shape == (384, 512, 3)
     assert (read_pfm(tmp_path / "out/expected_error.pfm") > 0).all()
     assert "positive is farther than focus" in capsys.readouterr().out
+
+
+def test_run_writes_depth_where_the_focus_is_known(run, tmp_path, capsys):
+    """By the optics of the profile, which the disparity's own file goes through here once more."""
+    assert run(**{"focus": 1.0, "samples-per-px": 2, "engine": "litert"}) == 0
+    depth, disparity = read_pfm(tmp_path / "out/depth.pfm"), read_pfm(tmp_path / "out/disparity.pfm")
+    near, far = depth[disparity < -0.2], depth[disparity > 0.2]
+    assert (far > 1.0).all() and (near < 1.0).all() and far.size
+    expected = disparity_to_depth(2 * disparity.astype(np.float64), load_sensor("pixel4"), 1.0)
+    np.testing.assert_allclose(depth, expected, rtol=1e-4)
 
 
 def test_run_as_json_is_machine_readable(run, views, bundle, tmp_path, capsys):
@@ -173,7 +185,7 @@ def test_bundle_of_a_newer_schema(run, bundle, tmp_path, capsys):
         (["validate", "nowhere"], "nowhere: no bundle there"),
         (["train", "nothing"], "nothing: no such recipe"),
         (["train", "--workers", "0"], "--workers: expected at least 1"),
-        (["validate", "nowhere", "--rounds", "0"], "expected --threads and --rounds of at least 1"),
+        (["validate", "nowhere", "--rounds", "0"], "--rounds: expected at least 1, found 0"),
     ],
 )
 def test_bad_arguments(words, said, tmp_path, monkeypatch, capsys):
