@@ -1,4 +1,8 @@
-"""Losses of the distillation, each with formula, source and shapes."""
+"""Losses of the distillation, each with formula, source and shapes.
+
+All take maps (N, 1, H, W) and a mask (N, 1, H, W) bool, and give the mean over the mask: a number, 0 where the mask is empty.
+What lies outside the mask may be anything, NaN too, and has no gradient.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,8 @@ from torch import Tensor
 
 from edge_dp.models.confidence import B_MAX, LOG_RATIO
 
+_FLAT = 1e-12  # px^2: variance of a prediction that says nothing
+
 
 def laplace_nll(disparity: Tensor, confidence: Tensor, label: Tensor, mask: Tensor) -> Tensor:
     """Negative log-likelihood of the label under a Laplace distribution with the student's own expected error.
@@ -16,19 +22,112 @@ def laplace_nll(disparity: Tensor, confidence: Tensor, label: Tensor, mask: Tens
     L = mean over mask of |d - t| / b + ln(2 b), with ln b affine in the confidence (``edge_dp.models.confidence``).
 
     Args:
-        disparity, confidence, label: (N, 1, H, W); px, code, px.
-        mask: (N, 1, H, W) bool; at least one pixel is expected, an empty mask gives 0.
+        disparity, confidence, label: px, code, px.
 
     Source: Kendall and Gal, NeurIPS 2017, with Laplace in place of Gaussian noise.
     """
+    disparity, confidence, label = _within(mask, disparity, confidence, label)
     log_b = math.log(B_MAX) + confidence * LOG_RATIO
     nll = (disparity - label).abs() * torch.exp(-log_b) + log_b + math.log(2.0)
     return _masked_mean(nll, mask)
 
 
+def gaussian_nll(disparity: Tensor, log_sigma: Tensor, label: Tensor, mask: Tensor) -> Tensor:
+    """Negative log-likelihood of the label under the student's Gaussian.
+
+    L = mean of (d - t)^2 / (2 sigma^2) + ln sigma + ln(2 pi) / 2.
+
+    Args:
+        disparity, log_sigma, label: px, ln px, px.
+
+    Source: Kendall and Gal, NeurIPS 2017, equation 5.
+    """
+    disparity, log_sigma, label = _within(mask, disparity, log_sigma, label)
+    squared = ((disparity - label) * torch.exp(-log_sigma)) ** 2
+    return _masked_mean(0.5 * squared + log_sigma + 0.5 * math.log(2.0 * math.pi), mask)
+
+
+def gaussian_kl(
+    disparity: Tensor,
+    log_sigma: Tensor,
+    label: Tensor,
+    label_sigma: Tensor,
+    mask: Tensor,
+    *,
+    floor: float = 0.02,
+    of_label: bool = False,
+) -> Tensor:
+    """Kullback-Leibler divergence between the student's Gaussian s and the label's t.
+
+    KL(s || t) = ln(sigma_t / sigma_s) + (sigma_s^2 + (mu_s - mu_t)^2) / (2 sigma_t^2) - 1/2: a label's own spread says how much
+    an error on it counts, and the student's spread is drawn to it.
+
+    Args:
+        disparity, log_sigma: mu_s, px, and ln sigma_s, ln px.
+        label, label_sigma: mu_t and sigma_t, px.
+        floor: least sigma_t, px. Labels whose views agree by chance would count without bound.
+        of_label: KL(t || s) instead, which lets the student's spread cover what it cannot predict.
+
+    Source: Ding et al., KD-MVS, ECCV 2022, section 3.2. Their code puts standard deviations where variances belong; this is the
+    divergence itself.
+    """
+    disparity, log_sigma, label = _within(mask, disparity, log_sigma, label)
+    log_label = torch.log(torch.where(mask, label_sigma, torch.ones_like(label_sigma)).clamp(min=floor))
+    log_p, log_q = (log_label, log_sigma) if of_label else (log_sigma, log_label)
+    ratio = torch.exp(2.0 * (log_p - log_q)) + ((disparity - label) * torch.exp(-log_q)) ** 2
+    return _masked_mean(log_q - log_p + 0.5 * ratio - 0.5, mask)
+
+
 def l1(disparity: Tensor, label: Tensor, mask: Tensor) -> Tensor:
-    """Mean of |d - t| over the mask, px; shapes as in ``laplace_nll``."""
+    """Mean of |d - t| over the mask, px."""
+    disparity, label = _within(mask, disparity, label)
     return _masked_mean((disparity - label).abs(), mask)
+
+
+def affine_invariant_l1(disparity: Tensor, label: Tensor, mask: Tensor) -> Tensor:
+    """Mean of |a d + b - t| with the a and b of each map that fit best by least squares, in the label's unit.
+
+    For labels whose focus distance and gain are unknown: dual-pixel disparity is affine in inverse depth. The fit is part of the
+    loss, so that its gradient knows of it. Where a prediction is flat, or one pixel alone is labelled, a is 0.
+
+    Source: Garg et al., ICCV 2019, section 4.3 (affine-invariant losses); Ranftl et al., TPAMI 2022, equation 4 (least squares).
+    """
+    disparity, label = _within(mask, disparity, label)
+    weight = mask.to(disparity.dtype)
+    count = weight.sum((1, 2, 3), keepdim=True).clamp(min=1.0)
+
+    def mean(values: Tensor) -> Tensor:
+        return (values * weight).sum((1, 2, 3), keepdim=True) / count
+
+    off, goal = disparity - mean(disparity), label - mean(label)
+    variance = mean(off * off)
+    gain = mean(off * goal) / torch.where(variance > _FLAT, variance, torch.full_like(variance, math.inf))
+    return _masked_mean((gain * off - goal).abs(), mask)
+
+
+def edge_aware_smoothness(disparity: Tensor, image: Tensor, mask: Tensor) -> Tensor:
+    """Mean of |dx d| exp(-|dx I|) + |dy d| exp(-|dy I|): depth may step where the picture does.
+
+    Args:
+        image: (N, C, H, W), normalised so that an edge is about 1; its channels' differences are averaged.
+        mask: a difference counts where both of its pixels lie in it.
+
+    Source: Godard et al., CVPR 2017, equation 3, as in KD-MVS.
+    """
+    (disparity,) = _within(mask, disparity)
+    total = disparity.new_zeros(())
+    for axis in (-1, -2):
+        step = disparity.diff(dim=axis).abs()
+        edge = image.diff(dim=axis).abs().mean(1, keepdim=True)
+        length = mask.shape[axis] - 1
+        both = mask.narrow(axis, 0, length) & mask.narrow(axis, 1, length)
+        total = total + _masked_mean(step * torch.exp(-edge), both)
+    return total
+
+
+def _within(mask: Tensor, *maps: Tensor) -> list[Tensor]:
+    """The maps with 0 outside the mask: multiplying by a weight of 0 would leave a NaN there, in the loss or its gradient."""
+    return [torch.where(mask, values, torch.zeros_like(values)) for values in maps]
 
 
 def _masked_mean(value: Tensor, mask: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from edge_dp.bundle.manifest import Bundle
     from edge_dp.runtime.report.model import Report, Row
 
-_LEAST_WIDTH = 150  # a log file has no width: do not fold the columns there
+_LEAST_WIDTH = 160  # a log file has no width: do not fold the columns there
 
 
 def console() -> Console:

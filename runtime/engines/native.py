@@ -54,6 +54,7 @@ class NativeEngine(Engine):
         time_limit_s: float = 120.0,
     ) -> None:
         super().__init__(artifact, signature, threads)
+        self._own_device = device is None
         self._device = device or LocalDevice()
         self._runner = runner
         self._limit_s = time_limit_s
@@ -73,6 +74,10 @@ class NativeEngine(Engine):
                 raise EngineError(
                     f"{self.artifact}: {kind}: expected shapes {[s for _, s in expected]}, found {shapes}"
                 )
+
+    def _deactivate(self) -> None:
+        if self._own_device:
+            self._device.close()
 
     def _built(self) -> Path:
         machine = self._device.facts().machine

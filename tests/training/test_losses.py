@@ -3,11 +3,21 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.optimize import minimize_scalar
+from scipy.stats import norm
 
 from edge_dp.models.confidence import expected_error
-from edge_dp.training.losses import l1, laplace_nll
+from edge_dp.training.losses import (
+    affine_invariant_l1,
+    edge_aware_smoothness,
+    gaussian_kl,
+    gaussian_nll,
+    l1,
+    laplace_nll,
+)
 
 SHAPE = (2, 1, 5, 7)
 
@@ -112,3 +122,109 @@ def test_empty_mask_gives_zero_loss_and_zero_gradient(maps):
     assert loss.item() == 0
     loss.backward()
     assert (disparity.grad == 0).all()
+
+
+def test_gaussian_nll_is_the_density_of_scipy(maps):
+    disparity, log_sigma, label, mask = maps
+    expected = -norm.logpdf(label, disparity, np.exp(log_sigma))[mask].mean()
+    assert gaussian_nll(*tensors(*maps)).item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("of_label", [False, True])
+@pytest.mark.parametrize(
+    ("mean", "sigma", "label", "spread"), [(0.3, 0.5, -0.2, 0.7), (1.0, 0.1, 1.0, 0.4), (0, 1, 2, 1)]
+)
+def test_divergence_is_the_integral_that_defines_it(mean, sigma, label, spread, of_label):
+    p, q = norm(mean, sigma), norm(label, spread)
+    if of_label:
+        p, q = q, p
+    low, high = p.mean() - 12 * p.std(), p.mean() + 12 * p.std()
+    expected = quad(lambda x: p.pdf(x) * (p.logpdf(x) - q.logpdf(x)), low, high, limit=200)[0]
+    values = [torch.full((1, 1, 1, 1), float(v), dtype=torch.float64) for v in (mean, math.log(sigma), label, spread)]
+    found = gaussian_kl(*values, torch.ones(1, 1, 1, 1, dtype=torch.bool), of_label=of_label)
+    assert found.item() == pytest.approx(expected, rel=1e-7)
+
+
+def test_divergence_is_least_where_the_student_says_what_the_label_says(maps):
+    _, _, label, mask = tensors(*maps)
+    spread = torch.full_like(label, 0.3)
+    equal = gaussian_kl(label, spread.log(), label, spread, mask)
+    assert equal.item() == pytest.approx(0, abs=1e-12)
+    for change in (0.1, -0.1):
+        assert gaussian_kl(label + change, spread.log(), label, spread, mask) > 0
+        assert gaussian_kl(label, spread.log() + change, label, spread, mask) > 0
+
+
+def test_a_label_of_no_spread_counts_as_one_of_the_floor(maps):
+    disparity, log_sigma, label, mask = tensors(*maps)
+    exact = gaussian_kl(disparity, log_sigma, label, torch.zeros_like(label), mask, floor=0.05)
+    floored = gaussian_kl(disparity, log_sigma, label, torch.full_like(label, 0.05), mask)
+    assert exact.item() == floored.item() and math.isfinite(exact)
+
+
+@given(gain=st.floats(0.1, 10) | st.floats(-10, -0.1), offset=st.floats(-20, 20))
+def test_an_affine_change_of_the_prediction_changes_nothing(gain, offset):
+    rng = np.random.default_rng(3)
+    disparity, label, mask = tensors(rng.normal(size=SHAPE), rng.normal(size=SHAPE), rng.uniform(size=SHAPE) < 0.7)
+    before = affine_invariant_l1(disparity, label, mask)
+    assert affine_invariant_l1(gain * disparity + offset, label, mask).item() == pytest.approx(before.item(), rel=1e-6)
+    assert affine_invariant_l1(gain * label + offset, label, mask).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_affine_fit_is_that_of_numpy_for_each_map(maps):
+    disparity, _, label, mask = maps
+    errors = []
+    for d, t, inside in zip(disparity, label, mask, strict=True):
+        gain, offset = np.polyfit(d[inside], t[inside], 1)
+        errors.append(np.abs(gain * d + offset - t)[inside])
+    expected = np.concatenate(errors).mean()
+    assert affine_invariant_l1(*tensors(disparity, label, mask)).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_flat_prediction_has_a_finite_affine_loss_and_gradient(maps):
+    _, _, label, mask = tensors(*maps)
+    flat = torch.full_like(label, 2.0, requires_grad=True)
+    loss = affine_invariant_l1(flat, label, mask)
+    loss.backward()
+    assert math.isfinite(loss) and torch.isfinite(flat.grad).all()
+
+
+def test_smoothness_is_its_formula_and_forgives_steps_at_edges(maps):
+    disparity, image, _, _ = maps
+    everywhere = np.ones(SHAPE, bool)
+    expected = sum(
+        (np.abs(np.diff(disparity, axis=axis)) * np.exp(-np.abs(np.diff(image, axis=axis)))).mean() for axis in (2, 3)
+    )
+    assert edge_aware_smoothness(*tensors(disparity, image, everywhere)).item() == pytest.approx(expected, rel=1e-12)
+    step = np.zeros(SHAPE)
+    step[..., 3:] = 1.0
+    flat = edge_aware_smoothness(*tensors(step, np.zeros(SHAPE), everywhere))
+    assert edge_aware_smoothness(*tensors(step, 3 * step, everywhere)).item() == pytest.approx(
+        flat.item() * math.exp(-3)
+    )
+
+
+LOSSES = {
+    "laplace_nll": laplace_nll,
+    "gaussian_nll": gaussian_nll,
+    "gaussian_kl": lambda d, s, t, m: gaussian_kl(d, s, t, t.abs() + 0.1, m),
+    "l1": lambda d, s, t, m: l1(d, t, m) + 0 * s.nan_to_num().sum(),
+    "affine_invariant_l1": lambda d, s, t, m: affine_invariant_l1(d, t, m) + 0 * s.nan_to_num().sum(),
+    "edge_aware_smoothness": lambda d, s, t, m: edge_aware_smoothness(d, t.nan_to_num(), m) + 0 * s.nan_to_num().sum(),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_what_lies_outside_the_mask_is_not_seen(name, maps):
+    """NaN there changes neither the loss nor the gradient, and an empty mask gives 0."""
+    disparity, spread, label, mask = tensors(*maps)
+    found, gradients = [], []
+    for outside in (7.0, math.nan):
+        spoiled = [torch.where(mask, values, outside).requires_grad_() for values in (disparity, spread, label)]
+        loss = LOSSES[name](*spoiled, mask)
+        loss.backward()
+        found.append(loss.item())
+        gradients.append(spoiled[0].grad)
+    assert found[0] == found[1] and math.isfinite(found[0])
+    assert torch.equal(*gradients) and (gradients[0][~mask] == 0).all()
+    assert LOSSES[name](disparity, spread, label, torch.zeros_like(mask)).item() == 0
