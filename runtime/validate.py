@@ -103,7 +103,7 @@ def validate(bundle: Bundle, plan: Plan | None = None, progress: Progress = lamb
 class _Run:
     """What all devices of one validation share.
 
-    host_outputs: by artifact and golden case, once they are known; empty where it does not run on the host.
+    host_outputs: by artifact and engine, then golden case, once they are known; empty where it does not run on the host.
     """
 
     bundle: Bundle
@@ -112,7 +112,7 @@ class _Run:
     store: Store
     evaluator: Evaluator | None
     progress: Progress
-    host_outputs: dict[str, list[Tensors]] = field(default_factory=dict)
+    host_outputs: dict[tuple[str, str], list[Tensors]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def on_host(self) -> _Visit:
@@ -124,20 +124,26 @@ class _Run:
         count = len(self.bundle.manifest.golden)
         for cell in visit.cells:
             if len(cell.outputs) == count:
-                self.host_outputs.setdefault(cell.artifact.name, cell.outputs)
+                self.host_outputs[cell.artifact.name, cell.engine_name] = cell.outputs
         return visit
 
-    def outputs_on_host(self, artifact: Artifact) -> list[Tensors] | None:
-        """By golden case, in the first engine that executes the artifact there; None where none does."""
-        with self.lock:
-            if artifact.name not in self.host_outputs:
-                cell = Cell(artifact, None, LOCAL)
-                with contextlib.suppress(EdgeDpError):
-                    cell.entry = engine_for(artifact.format)
-                    cell.run(self.bundle, None, self.plan, repeat=False)
-                    cell.release()
-                self.host_outputs[artifact.name] = cell.outputs
-            return self.host_outputs[artifact.name] or None
+    def outputs_on_host(self, cell: Cell) -> list[Tensors] | None:
+        """What a device's cell is compared with, by golden case; None where no engine on the host executes its artifact.
+
+        The same engine, since kernels of another round otherwise; for the native runner the first of its format.
+        """
+        entry = cell.entry
+        with self.lock, contextlib.suppress(EdgeDpError):
+            if entry is None or not entry.needs_python or entry.why_not() is not None:
+                entry = engine_for(cell.artifact.format)
+            key = cell.artifact.name, entry.name
+            if key not in self.host_outputs:
+                mine = Cell(cell.artifact, entry, LOCAL)
+                mine.run(self.bundle, None, self.plan, repeat=False)
+                mine.release()
+                self.host_outputs[key] = mine.outputs
+            return self.host_outputs[key] or None
+        return None
 
     def on_device(self, device: Device) -> _Visit:
         """Everything on one device; one that cannot be reached gives a row with the error for each artifact."""
@@ -168,7 +174,7 @@ class _Run:
         twin = device.twin() if halves[1] and (os.cpu_count() or 1) > 1 else None
         with ThreadPoolExecutor(2) as ahead:
             # The host has its say while the device computes.
-            ahead.submit(lambda: [self.outputs_on_host(cell.artifact) for cell in visit.cells])
+            ahead.submit(lambda: [self.outputs_on_host(cell) for cell in visit.cells])
             if twin is None:
                 self._fill(visit, visit.cells, device)
                 return
@@ -187,7 +193,7 @@ class _Run:
                 continue
             cell.run(self.bundle, device, self.plan, repeat=True)
             if device is not None:
-                cell.compare_with_host(self.outputs_on_host(cell.artifact))
+                cell.compare_with_host(self.outputs_on_host(cell))
             if cell.timed is not None:  # an emulated device tells with the outputs what they cost
                 self._finish(visit, cell, device)
             visit.done += 1
