@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,16 +101,12 @@ def call(options: argparse.Namespace) -> int:
         import json
 
         size = sum(path.stat().st_size for path in mine)
-        found = {
-            "folder": str(options.out),
-            "shards": len(mine),
-            "captures": labelled,
-            "skipped": skipped,
-            "bytes": size,
-        }
-        print(json.dumps(found))
+        counts = {"shards": len(mine), "captures": captures, "empty": empty, "skipped": skipped, "bytes": size}
+        print(json.dumps({"folder": str(options.out), **counts}))
     else:
-        print(options.out if not skipped else f"{options.out}: {skipped} of {labelled + skipped} captures skipped")
+        print(options.out)
+    if empty or skipped:
+        print(f"edge-dp: {empty} captures without a label, {skipped} skipped: the shards say why", file=sys.stderr)
     return 0
 
 

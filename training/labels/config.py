@@ -18,12 +18,16 @@ class FitConfig:
 
     huber: float = 1.345
     """Residual, in standard deviations, from which on its weight falls (95 % efficiency for Gaussian errors)."""
+    tukey: float = 4.685
+    """Residual, in standard deviations, from which on a point has no weight in the end (95 % efficiency likewise)."""
     iterations: int = 30
-    """Of reweighting, at most."""
+    """Of reweighting by each, at most."""
     least_points: int = 30
     """Matched windows that a fit needs."""
     largest_relative_error: float = 0.25
     """Standard error of the slope over the slope, beyond which the fit counts as undetermined."""
+    largest_window_spread: float = 0.15
+    """Standard deviation of rig disparity in a window over the capture's range, beyond which the window is left out."""
     least_match_error_px: float = 0.05
     """Added in quadrature to the matcher's expected error, px."""
     window_px: int = 21
@@ -34,7 +38,16 @@ class FitConfig:
     """Dual-pixel disparities searched, either way."""
 
     def __post_init__(self) -> None:
-        _above(self, 0, "huber", "iterations", "largest_relative_error", "least_match_error_px")
+        _above(
+            self,
+            0,
+            "huber",
+            "tukey",
+            "iterations",
+            "largest_relative_error",
+            "largest_window_spread",
+            "least_match_error_px",
+        )
         if self.least_points < 3:
             raise SchemaError(f"least_points: expected 3 or more, found {self.least_points}")
         try:
@@ -77,7 +90,8 @@ class LabelConfig:
     cell_spread_px: float | None = None
     """Largest difference of the labels in a cell, px; beyond it the cell is masked. None: no limit, as the spread is in sigma."""
     failures: str = "stop"
-    """What to do with a capture that gives no label (no overlap, fit impossible): stop, or skip it with an empty mask."""
+    """What to do about a capture that fails (a file or camera missing, a teacher that returns NaN, a fit of the wrong sign):
+    stop, or skip it. One that merely shows too little stays, with an empty mask, unless all of a shard do: then stop, too."""
     fit: FitConfig = field(default_factory=FitConfig)
 
     def __post_init__(self) -> None:

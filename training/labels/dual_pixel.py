@@ -22,6 +22,10 @@ from edge_dp.training.labels.config import FitConfig
 Array = NDArray[np.float32]
 
 
+class NoLabelError(TrainingError):
+    """A capture shows too little for a label: nothing is wrong, but there is nothing to learn from it either."""
+
+
 @dataclass(frozen=True, slots=True)
 class DualPixelMap:
     """d = offset + slope w, with the standard errors of a fit.
@@ -81,15 +85,20 @@ def fit_to_views(inverse_depth: Array, left: Array, right: Array, config: FitCon
         where: the capture, for messages.
 
     Raises:
-        TrainingError: as ``fit_affine``.
+        NoLabelError, TrainingError: as ``fit_affine``.
     """
     disparity, error = match_views(left, right, config.matching())
     known = np.isfinite(inverse_depth)
     box = (config.window_px, config.window_px)
     share = cv2.boxFilter(known.astype(np.float32), -1, box)
     # The matcher sees a window, so it is compared with the mean over that.
-    mean = cv2.boxFilter(np.where(known, inverse_depth, 0), -1, box) / np.maximum(share, 1e-6)
-    usable = np.isfinite(error) & (share > 0.5) & known
+    filled = np.where(known, inverse_depth, 0).astype(np.float64)
+    mean, square = (cv2.boxFilter(values, -1, box) / np.maximum(share, 1e-6) for values in (filled, filled**2))
+    spread = np.sqrt((square - mean**2).clip(0))
+    low, high = np.percentile(inverse_depth[known], (2, 98)) if known.any() else (0.0, 0.0)
+    # Where objects meet, the matcher sees the sharper one, and no mean over both.
+    even = spread <= config.largest_window_spread * (high - low)
+    usable = np.isfinite(error) & (share > 0.5) & known & even
     step = max(1, config.window_px // 2)  # windows that hardly overlap err independently
     grid = np.zeros_like(usable)
     grid[step // 2 :: step, step // 2 :: step] = True
@@ -104,24 +113,27 @@ def fit_affine(
     config: FitConfig,
     where: str,
 ) -> DualPixelMap:
-    """Robust line through points (w, d): weighted least squares, reweighted after Huber until it stays.
+    """Robust line through points (w, d): weighted least squares, reweighted until it stays.
 
-    The weights are 1 / error^2 times min(1, k s / |r|) with the normalised residual r and its scale s, 1.4826 times the median
-    of |r| and at least 1. Standard errors are those of the last weighted fit, times s.
+    The weights are 1 / error^2 times, with the normalised residual r and its scale s, 1.4826 times the median of |r| and at least
+    1, first Huber's min(1, k s / |r|), which has one solution, and from there Tukey's (1 - (r / (c s))^2)^2 within c s and 0
+    beyond, which outliers on one side cannot pull. Standard errors are those of the last weighted fit, times s.
 
     Args:
         inverse_depth, disparity, error: (N,) points, and the standard deviation of their disparity, px.
         where: the capture, for messages.
 
     Raises:
-        TrainingError: too few points; no slope can be told from these; or it rises, which no camera does.
+        NoLabelError: too few points, or no slope can be told from these.
+        TrainingError: the slope rises, which no camera's does.
 
-    Source: Huber, "Robust Estimation of a Location Parameter", 1964; iteratively reweighted as Holland and Welsch, 1977.
+    Source: Huber, "Robust Estimation of a Location Parameter", 1964; Beaton and Tukey, 1974; iteratively reweighted as Holland
+    and Welsch, 1977.
     """
     if (count := len(disparity)) < config.least_points:
-        raise TrainingError(
+        raise NoLabelError(
             f"{where}: expected {config.least_points} windows with texture and depth to fit dual-pixel disparity to, found "
-            f"{count}. Skip the capture (failures: skip), or give the optics of the rig."
+            f"{count}. Leave the capture out, or give the optics of the rig."
         )
     w, d = inverse_depth.astype(np.float64), disparity.astype(np.float64)
     centre = float(w.mean())  # slope and offset are then nearly independent, and the sums well conditioned
@@ -129,17 +141,23 @@ def fit_affine(
     precision = 1 / (error.astype(np.float64) ** 2 + config.least_match_error_px**2)
     weights, solution = precision, np.zeros(2)
     covariance = np.zeros((2, 2))
-    for _ in range(config.iterations):
+    redescending = False
+    for _ in range(2 * config.iterations):
         normal = design.T @ (weights[:, None] * design)
         if np.linalg.cond(normal / np.sqrt(np.outer(np.diag(normal), np.diag(normal)).clip(1e-300))) > 1e12:
             raise _undetermined(where)
         previous, solution = solution, np.linalg.solve(normal, design.T @ (weights * d))
         residual = np.abs(d - design @ solution) * np.sqrt(precision)
         scale = max(1.0, 1.4826 * float(np.median(residual)))
-        weights = precision * np.minimum(1, config.huber * scale / np.maximum(residual, 1e-12))
         covariance = scale**2 * np.linalg.inv(normal)
         if np.allclose(previous, solution, rtol=1e-6, atol=1e-9):
-            break
+            if redescending:
+                break
+            redescending = True
+        if redescending:
+            weights = precision * (1 - (residual / (config.tukey * scale)).clip(0, 1) ** 2) ** 2
+        else:
+            weights = precision * np.minimum(1, config.huber * scale / np.maximum(residual, 1e-12))
     slope, deviation = float(solution[0]), float(np.sqrt(covariance[0, 0]))
     if deviation > config.largest_relative_error * abs(slope):
         raise _undetermined(where)
@@ -155,8 +173,8 @@ def fit_affine(
     return DualPixelMap(slope, float(solution[1]) - slope * centre, variances)
 
 
-def _undetermined(where: str) -> TrainingError:
-    return TrainingError(
+def _undetermined(where: str) -> NoLabelError:
+    return NoLabelError(
         f"{where}: expected depths and defocus that differ over the capture, to fit dual-pixel disparity to the rig's; found too "
-        "little to tell. Skip the capture (failures: skip), or give the optics of the rig."
+        "little to tell. Leave the capture out, or give the optics of the rig."
     )

@@ -23,7 +23,7 @@ from edge_dp.simulation.capture import SimulationConfig
 from edge_dp.simulation.shards import claim_folder, make_shards
 from edge_dp.training.labels.config import LabelConfig
 from edge_dp.training.labels.consistency import DepthMap, rig_depth
-from edge_dp.training.labels.dual_pixel import fit_to_views
+from edge_dp.training.labels.dual_pixel import NoLabelError, fit_to_views
 from edge_dp.training.labels.shards import Samples, label_settings, write_shard
 from edge_dp.training.labels.sources import CaptureSource, RenderedCaptures, RigCapture
 from edge_dp.training.labels.teachers import TeacherChoice, resolve
@@ -48,8 +48,8 @@ def label_capture(
 
     Raises:
         InputError: too few cameras.
-        TrainingError: what the teacher returned is no disparity, the fit to the dual-pixel views is impossible or has the wrong
-            sign, or no label holds; the capture is named.
+        TrainingError: what the teacher returned is no disparity, or the fit to the dual-pixel views has the wrong sign.
+        NoLabelError: no label holds, or the fit is impossible. The messages name the capture.
     """
     config = config or LabelConfig()
     depth = rig_depth(capture.rig, resolve(teacher), config, capture.metric, capture.name)
@@ -229,11 +229,12 @@ def _make_shard(
     first = (share[0] + position * share[1]) * shard_size
     rows: list[tuple[NDArray[np.float16] | Mask, ...]] = []
     names: list[str] = []
+    empty: dict[str, str] = {}
     failed: dict[str, str] = {}
     for index in range(first, min(first + shard_size, len(source))):
         try:
             capture = source.read(index)
-            row = _sample(capture, made, config)
+            row, why_empty = _sample(capture, made, config)
         except (InputError, TrainingError) as error:
             if config.failures == "stop":
                 raise
@@ -246,32 +247,45 @@ def _make_shard(
             )
         rows.append(row)
         names.append(capture.name)
+        if why_empty:
+            empty[capture.name] = why_empty
     if not rows:
         raise TrainingError(f"{path}: every capture failed, the first: {next(iter(failed.values()))}")
+    if len(empty) == len(rows) and config.failures == "stop":
+        raise TrainingError(f"{path}: no capture gives a label, the first: {next(iter(empty.values()))}")
     samples = Samples(*(np.stack(arrays) for arrays in zip(*rows, strict=True)))
-    write_shard(path, samples, label_settings(source, made, config), names, failed)
+    captures = {"captures": names, "empty": empty, "failed": failed}
+    write_shard(path, samples, label_settings(source, made, config), captures)
 
 
-def _sample(capture: RigCapture, teacher: Teacher, config: LabelConfig) -> tuple[NDArray[np.float16] | Mask, ...]:
-    """Views, label, mask, truth and sigma of one capture, as ``Samples`` has them."""
+def _sample(
+    capture: RigCapture, teacher: Teacher, config: LabelConfig
+) -> tuple[tuple[NDArray[np.float16] | Mask, ...], str]:
+    """Views, label, mask, truth and sigma of one capture, as ``Samples`` has them; and why the mask is empty, if it is."""
     height, width = capture.views.shape[1:]
     if height % 2 or width % 2:
         raise InputError(
             f"{capture.name}: expected views of even height and width, found {height}x{width}. Give a size (--size)."
         )
-    mean, sigma, mask = to_output_grid(*label_capture(capture, teacher, config), config)
-    if not mask.any():
-        raise _empty(capture)
+    why_empty = ""
+    try:
+        mean, sigma, mask = to_output_grid(*label_capture(capture, teacher, config), config)
+        if not mask.any():
+            raise _empty(capture)
+    except NoLabelError as error:
+        mean, sigma, mask = (np.zeros((height // 2, width // 2), kind) for kind in (np.float32, np.float32, np.bool_))
+        why_empty = str(error)
     if capture.truth is None:
         truth = np.full(mean.shape, np.nan, np.float32)
     else:
         truth = np.asarray(cv2.resize(capture.truth, mean.shape[::-1], interpolation=cv2.INTER_AREA))
     half = np.float16
-    return capture.views.astype(half), mean.astype(half), mask, truth.astype(half), sigma.astype(half)
+    row = (capture.views.astype(half), mean.astype(half), mask, truth.astype(half), sigma.astype(half))
+    return row, why_empty
 
 
-def _empty(capture: RigCapture) -> TrainingError:
-    return TrainingError(
+def _empty(capture: RigCapture) -> NoLabelError:
+    return NoLabelError(
         f"{capture.name}: expected labels, found an empty mask: the teacher is sure of nothing there that the check confirms. "
-        "Skip such captures (failures: skip), loosen the check, or see whether the rig's cameras are in the right order."
+        "Leave such captures out, loosen the check, or see whether the rig's cameras are in the right order."
     )

@@ -60,17 +60,15 @@ def label_settings(source: CaptureSource, teacher: Teacher, config: LabelConfig)
     }
 
 
-def write_shard(
-    path: Path, samples: Samples, settings: Mapping[str, Any], names: Iterable[str], failed: Mapping[str, str]
-) -> None:
+def write_shard(path: Path, samples: Samples, settings: Mapping[str, Any], captures: Mapping[str, Any]) -> None:
     """Write one shard atomically, with its provenance; the bytes depend on the arguments and the version alone.
 
     Args:
         settings: of ``label_settings``.
-        names: of the captures in it, in order.
-        failed: name and reason of those left out.
+        captures: names of the "captures" in it, in order; name and reason of those with an "empty" mask; number and reason of
+            those that "failed" and were left out.
     """
-    provenance = {**settings, "edge_dp": VERSION, "captures": list(names), "failed": dict(failed)}
+    provenance = {**settings, "edge_dp": VERSION, **captures}
     text = json.dumps(provenance, ensure_ascii=False, allow_nan=False)
     arrays = {name: getattr(samples, name) for name in _FIELDS}
     with atomic_write(path) as temporary, temporary.open("wb") as file:
