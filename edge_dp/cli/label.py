@@ -96,7 +96,7 @@ def call(options: argparse.Namespace) -> int:
         )
     mine = shards[rank::world]
     notes = [read_provenance(path) for path in mine]
-    labelled, skipped = (sum(len(note[field]) for note in notes) for field in ("captures", "failed"))
+    captures, empty, skipped = (sum(len(note[field]) for note in notes) for field in ("captures", "empty", "failed"))
     if options.json:
         import json
 

@@ -223,7 +223,7 @@ def some_samples(count=12, size=16, seed=0):
     rng = np.random.default_rng(seed)
     views = rng.uniform(0.05, 0.3, (count, 2, size, size)).astype(np.float16)
     label = rng.normal(0, 1, (count, size // 2, size // 2)).astype(np.float16)
-    return Samples(views, label, rng.uniform(size=label.shape) < 0.8, label, np.ones_like(label))
+    return Samples(views, label, np.ones_like(label), rng.uniform(size=label.shape) < 0.8, label)
 
 
 def run_stage(folder, module, steps=20, save_every=5):
@@ -338,7 +338,7 @@ def test_flipped_and_mirrored_batches_keep_the_disparity_and_its_sign(disparity)
     scene = Scene((Layer(texture[None], np.ones_like(texture), (disparity, 0.0, 0.0)),), -5, 5)
     views = render_views(scene, HalfAperture(strength=0.4), 16)[:, 0]
     label = np.full((1, 16, 184), disparity, np.float16)
-    samples = Samples(views[None].astype(np.float16), label, np.ones(label.shape, bool), label, np.ones_like(label))
+    samples = Samples(views[None].astype(np.float16), label, np.ones_like(label), np.ones(label.shape, bool), label)
     batch, labels, _ = distill.draw_batch(samples, 0, 0, 0, 24)
     first_columns = set()
     for (left, right), its_label in zip(batch.numpy().astype(float), labels.numpy(), strict=True):
@@ -358,7 +358,7 @@ def test_views_label_and_mask_of_a_batch_are_turned_together():
     rng = np.random.default_rng(1)
     views = (0.02 + 0.2 * rng.uniform(size=(5, 2, 12, 16))).astype(np.float16)
     label = views.astype(np.float32).mean(axis=1).reshape(5, 6, 2, 8, 2).mean(axis=(2, 4)).astype(np.float16)
-    samples = Samples(views, label, label > 0.12, label, np.ones_like(label))
+    samples = Samples(views, label, np.ones_like(label), label > 0.12, label)
     kept = views.copy()
     seen, labels, masks = distill.draw_batch(samples, 0, 0, 0, 40)
     assert seen.shape == (40, 2, 12, 16) and labels.shape == masks.shape == (40, 1, 6, 8)

@@ -19,13 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_dp.errors import InputError, TrainingError
-from edge_dp.simulation.capture import SimulationConfig
+from edge_dp.simulation.capture import SimulatedRig, SimulationConfig
 from edge_dp.simulation.shards import claim_folder, make_shards
 from edge_dp.training.labels.config import LabelConfig
 from edge_dp.training.labels.consistency import DepthMap, rig_depth
 from edge_dp.training.labels.dual_pixel import NoLabelError, fit_to_views
 from edge_dp.training.labels.shards import Samples, label_settings, write_shard
-from edge_dp.training.labels.sources import CaptureSource, RenderedCaptures, RigCapture
+from edge_dp.training.labels.sources import CaptureSource, RenderedCaptures, RigCapture, rendered_capture
 from edge_dp.training.labels.teachers import TeacherChoice, resolve
 from edge_dp.training.teachers.base import Teacher
 from edge_dp.training.teachers.sgm import SgmTeacher
@@ -92,6 +92,23 @@ def to_output_grid(
         held &= away.max(axis=-1) - away.min(axis=-1) < config.cell_spread_px
     cells = (np.where(held, plane, 0).astype(np.float32) for plane in (cell_mean, np.sqrt(cell_variance)))
     return (*cells, held)
+
+
+def labelled(
+    views: Array, disparity: Array, rig: SimulatedRig, teacher: AnyTeacher, config: LabelConfig | None = None
+) -> tuple[NDArray[np.float16] | Mask, ...]:
+    """The fields of ``Samples`` for one rendered capture, in order: what shards hold of it, without a shard.
+
+    Args:
+        views: (2, C, H, W) linear light.
+        disparity: (H, W) the truth, px.
+        rig: what the teacher sees.
+
+    Raises:
+        TrainingError: what the teacher returned is no disparity.
+    """
+    capture = rendered_capture("rendered capture", views, disparity, rig)
+    return _sample(capture, resolve(teacher), config or LabelConfig())[0]
 
 
 def data_set_key(seed: int, config: SimulationConfig, teacher: AnyTeacher, labels: LabelConfig | None = None) -> str:
@@ -261,7 +278,7 @@ def _make_shard(
 def _sample(
     capture: RigCapture, teacher: Teacher, config: LabelConfig
 ) -> tuple[tuple[NDArray[np.float16] | Mask, ...], str]:
-    """Views, label, mask, truth and sigma of one capture, as ``Samples`` has them; and why the mask is empty, if it is."""
+    """Views, label, sigma, mask and truth of one capture, as ``Samples`` has them; and why the mask is empty, if it is."""
     height, width = capture.views.shape[1:]
     if height % 2 or width % 2:
         raise InputError(
@@ -280,7 +297,7 @@ def _sample(
     else:
         truth = np.asarray(cv2.resize(capture.truth, mean.shape[::-1], interpolation=cv2.INTER_AREA))
     half = np.float16
-    row = (capture.views.astype(half), mean.astype(half), mask, truth.astype(half), sigma.astype(half))
+    row = (capture.views.astype(half), mean.astype(half), sigma.astype(half), mask, truth.astype(half))
     return row, why_empty
 
 

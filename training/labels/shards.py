@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ LABELS = 2
 """Raised whenever the same captures, teacher and configuration give other labels than before."""
 
 _SETTINGS = ("schema", "labels", "teacher", "config", "source")
-_FIELDS = ("views", "label", "mask", "truth", "sigma")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,19 +33,22 @@ class Samples:
 
     views: (N, 2, H, W) float16 linear light, the mean over colours, not exposure-normalised.
     label: (N, H/2, W/2) float16 mean of the label, dual-pixel disparity, px of the views; 0 where masked.
+    sigma: (N, H/2, W/2) float16 px > 0, standard deviation of the label; 0 where masked.
     mask: (N, H/2, W/2) bool, where the label holds.
     truth: (N, H/2, W/2) float16 true disparity, for evaluation only; NaN where unknown.
-    sigma: (N, H/2, W/2) float16 px > 0, standard deviation of the label; 0 where masked.
     """
 
     views: NDArray[np.float16]
     label: NDArray[np.float16]
+    sigma: NDArray[np.float16]
     mask: NDArray[np.bool_]
     truth: NDArray[np.float16]
-    sigma: NDArray[np.float16]
 
     def __len__(self) -> int:
         return len(self.views)
+
+
+_FIELDS = tuple(field.name for field in fields(Samples))
 
 
 def label_settings(source: CaptureSource, teacher: Teacher, config: LabelConfig) -> dict[str, Any]:

@@ -117,15 +117,7 @@ class RenderedCaptures:
     def read(self, index: int) -> RigCapture:
         """Capture number ``index``."""
         capture, rig = simulate_with_rig(self.seed, index, self.config)
-        return RigCapture(
-            f"seed {self.seed}, capture {index}",
-            capture.views.mean(axis=1, dtype=np.float32),
-            rig_views(rig),
-            Frame(0, rig.margin, capture.disparity.shape[-2:]),
-            DualPixelMap.of_side_camera(rig.camera),
-            False,
-            capture.disparity,
-        )
+        return rendered_capture(f"seed {self.seed}, capture {index}", capture.views, capture.disparity, rig)
 
 
 class RenderedFolder:
@@ -303,6 +295,19 @@ def split_videos(videos: Sequence[str], held_out: float) -> tuple[tuple[str, ...
     if count and count >= len(ranked):
         raise InputError(f"held-out share {held_out}: expected videos left to train on, found {len(ranked)} in all")
     return tuple(sorted(ranked[count:])), tuple(sorted(ranked[:count]))
+
+
+def rendered_capture(name: str, views: Array, disparity: Array, rig: SimulatedRig) -> RigCapture:
+    """A rendered capture, (2, C, H, W) views and (H, W) true disparity, with the rig that saw the same scene."""
+    return RigCapture(
+        name,
+        views.mean(axis=1, dtype=np.float32),
+        rig_views(rig),
+        Frame(0, rig.margin, (disparity.shape[0], disparity.shape[1])),
+        DualPixelMap.of_side_camera(rig.camera),
+        False,
+        disparity,
+    )
 
 
 def rig_views(rig: SimulatedRig) -> tuple[View, ...]:
