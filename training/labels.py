@@ -23,6 +23,8 @@ from edge_dp.simulation.shards import make_shards, open_shard
 from edge_dp.training.teachers.sgm import SgmTeacher
 
 SHARD_SIZE = 100
+_SIGMA = 0.1
+"""Standard deviation of a label that passed the checks, px of dual-pixel disparity: semi-global matching states none."""
 _FLAT = 0.75
 """Largest spread of the labels that one output cell covers, px of disparity: beyond it the cell straddles an edge."""
 
@@ -33,12 +35,14 @@ class Samples:
 
     views: (N, 2, H, W) float16 linear light, the mean over colours, not exposure-normalised.
     label: (N, H/2, W/2) float16 teacher's dual-pixel disparity, px of the views; 0 where masked.
+    sigma: (N, H/2, W/2) float16 standard deviation of the label, px.
     mask: (N, H/2, W/2) bool, where the teacher is sure.
     truth: (N, H/2, W/2) float16 true disparity, for evaluation only.
     """
 
     views: NDArray[np.float16]
     label: NDArray[np.float16]
+    sigma: NDArray[np.float16]
     mask: NDArray[np.bool_]
     truth: NDArray[np.float16]
 
@@ -116,9 +120,8 @@ def read_shards(paths: Iterable[Path]) -> Samples:
     parts = []
     for path in paths:
         with open_shard(path) as data:
-            parts.append(tuple(data[name] for name in ("views", "label", "mask", "truth")))
-    views, label, mask, truth = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return Samples(views, label, mask, truth)
+            parts.append(tuple(data[name] for name in ("views", "label", "sigma", "mask", "truth")))
+    return Samples(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
 def _write_shard(path: Path, index: int, seed: int, config: SimulationConfig, teacher: SgmTeacher) -> None:
@@ -132,7 +135,8 @@ def _write_shard(path: Path, index: int, seed: int, config: SimulationConfig, te
         )
     views, labels, masks, truths = (np.stack(arrays) for arrays in zip(*rows, strict=True))
     with atomic_write(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, views=views, label=labels, mask=masks, truth=truths)
+        sigmas = np.full(labels.shape, _SIGMA, np.float16)
+        np.savez(file, views=views, label=labels, sigma=sigmas, mask=masks, truth=truths)
 
 
 def _gamma_encoded(radiance: NDArray[np.float32]) -> NDArray[np.uint8]:
