@@ -31,6 +31,7 @@ from edge_dp.training.loop.batches import BatchMaker
 from edge_dp.training.loop.evaluate import end_point_error, teacher_error
 from edge_dp.training.loop.processes import Processes, join_processes
 from edge_dp.training.loop.record import Clock, Record
+from edge_dp.training.loop.sources import InMemory, Simulated, Source, part
 from edge_dp.training.loop.stage import Loop, Progress
 from edge_dp.training.recipe import QuantisedStageRecipe, Recipe
 
@@ -73,23 +74,32 @@ def train(
             claim_folder(folder, "recipe.json", dataclasses.asdict(recipe), holds="run", resume=resume)
         clock = Clock(folder / "seconds.json" if processes.is_first else None)
         with clock.measure("simulate"):
-            samples, held_out = _samples(recipe, folder, workers or os.cpu_count() or 1, processes, progress)
-        return _distil(recipe, folder, samples, held_out, processes, clock, progress)
+            shards = _captures(recipe, folder, workers or os.cpu_count() or 1, processes, progress)
+        return _distil(recipe, folder, shards, workers or os.cpu_count() or 1, processes, clock, progress)
 
 
 def _distil(
     recipe: Recipe,
     folder: Path,
-    samples: Samples,
-    held_out: Samples,
+    captures: Samples,
+    workers: int,
     processes: Processes,
     clock: Clock,
     progress: Progress,
 ) -> Path:
+    device, data = processes.device, recipe.data
+    held_out = part(captures, slice(data.held_out))
+    is_in_loop = data.simulated == "loop"
+    known = InMemory(
+        part(captures, slice(None if is_in_loop else data.held_out, None)), use_mask=recipe.targets.use_mask
+    )
+    source: Source = Simulated(recipe, device) if is_in_loop else known
     seen = getattr(student_entry(recipe.student), "views", 2)
-    make = BatchMaker(samples, recipe.targets, recipe.seed, seen, processes.device)
-    record = Record(folder, *recipe.data.simulation.scene.disparity) if processes.is_first else None
-    loop = Loop(recipe, folder, processes, make, 1, _part(held_out, 0, _SHOWN), seen, record, clock, progress)
+    make = BatchMaker(source, recipe.targets, recipe.seed, seen, device)
+    record = Record(folder, *data.simulation.scene.disparity) if processes.is_first else None
+    threads = max(1, workers // processes.count) if is_in_loop else 1
+    shown = part(held_out, slice(_SHOWN))
+    loop = Loop(recipe, folder, processes, make, threads, shown, seen, record, clock, progress)
     torch.manual_seed(recipe.seed)
     student = build_student(recipe.student).to(processes.device)
     processes.share_batch_norm(student)
@@ -101,7 +111,7 @@ def _distil(
     student.fold_batch_norm()
     ranges: list[ActivationRange] = []
     if recipe.quantised_stage is not None:
-        shape = (1, seen, *(recipe.quantised_stage.crop or samples.views.shape[2:]))
+        shape = (1, seen, *(recipe.quantised_stage.crop or source.size))
         prepared, ranges = _quantised(loop, student, recipe.quantised_stage, shape)
         if processes.is_first:
             errors["quantised"] = end_point_error(prepared, held_out, seen, processes.device)
@@ -111,7 +121,7 @@ def _distil(
         weights={name: tensor.detach().cpu().numpy().copy() for name, tensor in student.state_dict().items()},
         ranges=tuple(ranges),
         exposure=ExposureNormalisation(),
-        training=_training(recipe, processes, clock, errors, len(samples) - len(make.usable)),
+        training=_training(recipe, processes, clock, errors, len(captures) - len(known.usable)),
     )
     if processes.is_first:
         write_checkpoint(checkpoint, folder / "checkpoint")
@@ -186,12 +196,10 @@ def _output_limits(recipe: Recipe) -> list[tuple[float, float]]:
     return [(low - margin, high + margin), (-0.1, 1.1)]
 
 
-def _samples(
-    recipe: Recipe, folder: Path, workers: int, processes: Processes, progress: Progress
-) -> tuple[Samples, Samples]:
-    """Training and held-out captures; the held-out ones come first in the set and are never trained on."""
+def _captures(recipe: Recipe, folder: Path, workers: int, processes: Processes, progress: Progress) -> Samples:
+    """Held-out captures, which are never trained on, and after them those to train on, unless the loop simulates them."""
     data = recipe.data
-    total = data.captures + data.held_out
+    total = data.held_out + (data.captures if data.simulated == "workers" else 0)
     key = data_set_key(recipe.seed, data.simulation, recipe.teacher)
     if not processes.is_first:  # the first one makes the shards, and the others find them
         processes.wait()
@@ -206,12 +214,7 @@ def _samples(
     )
     if processes.is_first:
         processes.wait()
-    everything = read_shards(shards)
-    return _part(everything, data.held_out, total), _part(everything, 0, data.held_out)
-
-
-def _part(samples: Samples, first: int, last: int) -> Samples:
-    return Samples(*(getattr(samples, field.name)[first:last] for field in dataclasses.fields(samples)))
+    return part(read_shards(shards), slice(total))
 
 
 def _check_installed(recipe: Recipe, device: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 
@@ -120,23 +120,36 @@ def read_shards(paths: Iterable[Path]) -> Samples:
     parts = []
     for path in paths:
         with open_shard(path) as data:
-            parts.append(tuple(data[name] for name in ("views", "label", "sigma", "mask", "truth")))
+            parts.append(tuple(data[field.name] for field in fields(Samples)))
     return Samples(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
+def labelled(
+    views: NDArray[np.float32], disparity: NDArray[np.float32], rig: SimulatedRig, teacher: SgmTeacher
+) -> tuple[NDArray[np.generic], ...]:
+    """The fields of ``Samples`` for one capture, in order.
+
+    Args:
+        views: (2, C, H, W) linear light.
+        disparity: (H, W) the truth, px.
+        rig: what the teacher sees.
+    """
+    label, mask = to_output_grid(*label_capture(rig, teacher))
+    truth = cv2.resize(disparity, label.shape[::-1], interpolation=cv2.INTER_AREA)
+    sigma = np.full(label.shape, _SIGMA, np.float16)
+    grey, half, whole = (array.astype(np.float16) for array in (views.mean(axis=1), label, truth))
+    return grey, half, sigma, mask, whole
 
 
 def _write_shard(path: Path, index: int, seed: int, config: SimulationConfig, teacher: SgmTeacher) -> None:
     rows = []
     for number in range(index * SHARD_SIZE, (index + 1) * SHARD_SIZE):
         capture, rig = simulate_with_rig(seed, number, config)
-        label, mask = to_output_grid(*label_capture(rig, teacher))
-        truth = cv2.resize(capture.disparity, label.shape[::-1], interpolation=cv2.INTER_AREA)
-        rows.append(
-            (capture.views.mean(axis=1).astype(np.float16), label.astype(np.float16), mask, truth.astype(np.float16))
-        )
-    views, labels, masks, truths = (np.stack(arrays) for arrays in zip(*rows, strict=True))
+        rows.append(labelled(capture.views, capture.disparity, rig, teacher))
+    names = [field.name for field in fields(Samples)]
+    arrays = {name: np.stack(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
     with atomic_write(path) as temporary, temporary.open("wb") as file:
-        sigmas = np.full(labels.shape, _SIGMA, np.float16)
-        np.savez(file, views=views, label=labels, sigma=sigmas, mask=masks, truth=truths)
+        np.savez(file, **arrays)
 
 
 def _gamma_encoded(radiance: NDArray[np.float32]) -> NDArray[np.uint8]:

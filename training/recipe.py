@@ -22,7 +22,7 @@ RECIPES = Path(__file__).parent / "recipes"
 SIMULATED = ("workers", "loop")
 SUPERVISION = ("labels", "ground_truth")
 SIGMAS = ("none", "label")
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "bf16", "fp64")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,8 @@ class FloatStageRecipe(StageRecipe):
     """The stage in float."""
 
     precision: str = "fp32"
-    """``bf16``: convolutions by autocast; losses, weights and their moments stay float32."""
+    """``bf16``: convolutions by autocast; losses, weights and their moments stay float32. ``fp64``: everything in double, slowly,
+    so that two runs can be compared: in float32 another order of additions grows to another run within a few steps of Adam."""
     compile: bool = False
     """By ``torch.compile``; needs a C++ compiler, and on a GPU Triton."""
 

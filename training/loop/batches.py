@@ -14,9 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edge_dp.errors import TrainingError
 from edge_dp.preprocessing import ExposureNormalisation
-from edge_dp.training.labels import Samples
+from edge_dp.training.loop.sources import Source
 from edge_dp.training.recipe import StageRecipe, TargetRecipe
 
 _AHEAD = 3  # batches that wait, at most
@@ -48,7 +47,7 @@ class Batch:
 class _Draw:
     """What is random about one capture of a batch."""
 
-    index: int
+    number: int
     upside_down: bool
     mirrored: bool
     scatter: float
@@ -57,31 +56,18 @@ class _Draw:
 
 
 class BatchMaker:
-    """Makes batches of captures in memory.
+    """Makes batches.
 
     Args:
-        samples: the captures; those whose mask is empty are left out.
+        source: of captures.
         targets: what the labels are.
         seed: of the run.
-        views: 2, or 1 for students that see the left view alone.
+        seen: 2, or 1 for students that see the left view alone.
         device: where batches go.
-
-    Raises:
-        TrainingError: no capture has a pixel to learn from.
     """
 
-    def __init__(self, samples: Samples, targets: TargetRecipe, seed: int, views: int, device: torch.device) -> None:
-        self.seed, self.views, self.device = seed, views, device
-        self._seen = samples.views
-        from_labels = targets.supervision == "labels"
-        self._label = samples.label if from_labels else samples.truth
-        self._sigma = samples.sigma
-        self._mask = samples.mask if targets.use_mask else np.isfinite(self._label)
-        self.usable = np.flatnonzero(self._mask.any(axis=(1, 2)))
-        if not self.usable.size:
-            raise TrainingError(
-                f"labels: the mask is empty in each of {len(samples)} captures: nothing to learn from. Look at the teacher's checks"
-            )
+    def __init__(self, source: Source, targets: TargetRecipe, seed: int, seen: int, device: torch.device) -> None:
+        self.source, self.targets, self.seed, self.seen, self.device = source, targets, seed, seen, device
 
     def __call__(self, stage: int, step: int, recipe: StageRecipe, share: range) -> Batch:
         """Captures ``share`` of the batch of one step.
@@ -90,40 +76,46 @@ class BatchMaker:
         Where nothing can be matched the network then learns to expect the middle of all disparities, and to be unsure,
         instead of guessing wildly; a guess is what small differences in rounding disturb most.
         """
-        height, width = recipe.crop or self._seen.shape[2:]
-        draws = [self._draw(np.random.default_rng([self.seed, stage, step, i]), recipe, height, width) for i in share]
-        views = torch.from_numpy(np.stack([self._cut(self._seen, draw, height, width) for draw in draws]))
-        half = height // 2, width // 2
-        label, sigma, mask = (
-            torch.from_numpy(np.stack([self._cut(maps, draw, *half) for draw in draws]))[:, None].to(self.device)
-            for maps in (self._label, self._sigma, self._mask)
-        )
-        views = self._exposed(views.to(self.device).float(), [draw.scatter for draw in draws])
+        size = recipe.crop or self.source.size
+        draws = [self._draw(np.random.default_rng([self.seed, stage, step, i]), recipe, size) for i in share]
+        captures = self.source.captures([draw.number for draw in draws])
+        target = captures.label if self.targets.supervision == "labels" else captures.truth
+        mask = captures.mask if self.targets.use_mask else np.isfinite(target)
+        views = self._exposed(self._cut(captures.views, draws, size, 2).float(), [draw.scatter for draw in draws])
         for i, draw in enumerate(draws):
             if draw.blank is not None:
                 views[i] = torch.from_numpy(draw.blank).to(self.device)
-        views = views[:, : self.views].contiguous(memory_format=torch.channels_last)
-        return Batch(views, label.float(), sigma.float(), mask)
+        label, sigma, valid = (self._cut(maps[:, None], draws, size, 1) for maps in (target, captures.sigma, mask))
+        views = views[:, : self.seen].contiguous(memory_format=torch.channels_last)
+        return Batch(views, label.float(), sigma.float(), valid)
 
-    def _draw(self, rng: np.random.Generator, recipe: StageRecipe, height: int, width: int) -> _Draw:
-        rows, columns = self._label.shape[1] - height // 2, self._label.shape[2] - width // 2
-        index = int(rng.choice(self.usable))
+    def _draw(self, rng: np.random.Generator, recipe: StageRecipe, size: tuple[int, int]) -> _Draw:
+        number = int(rng.choice(self.source.usable))
         upside_down, mirrored = (bool(rng.uniform() < 0.5) for _ in range(2))
         scatter = float(np.exp(rng.uniform(-_EXPOSURE, _EXPOSURE)))
-        corner = int(rng.integers(rows + 1)), int(rng.integers(columns + 1))
-        blank = _blank(rng, (2, height, width)) if rng.uniform() < recipe.blank_share else None
-        return _Draw(index, upside_down, mirrored, scatter, corner, blank)
+        row, column = (
+            int(rng.integers((whole - side) // 2 + 1)) for whole, side in zip(self.source.size, size, strict=True)
+        )
+        blank = _blank(rng, (2, *size)) if rng.uniform() < recipe.blank_share else None
+        return _Draw(number, upside_down, mirrored, scatter, (row, column), blank)
 
-    def _cut(self, maps: NDArray[np.generic], draw: _Draw, height: int, width: int) -> NDArray[np.generic]:
-        """The drawn part of views (N, 2, H, W) or of maps (N, H/2, W/2), turned as drawn."""
-        scale = 2 if maps is self._seen else 1
-        row, column = draw.corner[0] * scale, draw.corner[1] * scale
-        part = maps[draw.index, ..., row : row + height, column : column + width]
-        if draw.upside_down:  # nothing changes along the dual-pixel axis
-            part = part[..., ::-1, :]
-        if draw.mirrored:  # left and right trade places, and the disparity keeps its sign
-            part = part[..., ::-1] if part.ndim == 2 else part[::-1, :, ::-1]
-        return part
+    def _cut(self, maps: NDArray[np.generic], draws: list[_Draw], size: tuple[int, int], scale: int) -> Tensor:
+        """The drawn part of each map (B, C, H, W), turned as drawn, on the device.
+
+        Args:
+            scale: of the maps, in units of the network's output; C is the two views at 2 and one map at 1.
+        """
+        height, width = (side * scale // 2 for side in size)
+        parts = []
+        for whole, draw in zip(maps, draws, strict=True):
+            row, column = (place * scale for place in draw.corner)
+            cut = whole[:, row : row + height, column : column + width]
+            if draw.upside_down:  # nothing changes along the dual-pixel axis
+                cut = cut[:, ::-1]
+            if draw.mirrored:  # left and right trade places, and the disparity keeps its sign
+                cut = cut[::-1, :, ::-1]
+            parts.append(cut)
+        return torch.from_numpy(np.stack(parts)).to(self.device)
 
     @staticmethod
     def _exposed(views: Tensor, scatter: list[float]) -> Tensor:

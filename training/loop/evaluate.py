@@ -25,13 +25,13 @@ def predict(
         views: (N, 2, H, W) linear light.
         seen: how many of the two views the student takes.
     """
-    was_training = module.training
+    was_training, dtype = module.training, next(module.parameters()).dtype
     if not isinstance(module, GraphModule):
         module.eval()
     maps: list[tuple[NDArray[np.float32], ...]] = []
     for start in range(0, len(views), _AT_ONCE):
         exposed = ExposureNormalisation()(views[start : start + _AT_ONCE].astype(np.float32))[:, :seen]
-        outputs = module(torch.from_numpy(exposed).to(device, memory_format=torch.channels_last))
+        outputs = module(torch.from_numpy(exposed).to(device, dtype, memory_format=torch.channels_last))
         maps.append(tuple(output[:, 0].float().cpu().numpy() for output in outputs))
     if not isinstance(module, GraphModule):
         module.train(was_training)

@@ -29,11 +29,11 @@ _PATIENCE = timedelta(days=2)  # the others wait while the first simulates
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """This process among those that train.
+    """The processes that train, as one of them sees them.
 
-    rank: from 0; the first one writes.
-    count: of processes.
-    device: of this process.
+    rank: its number, from 0; the first one writes.
+    count: of all.
+    device: its own.
     """
 
     rank: int
@@ -46,7 +46,7 @@ class Processes:
         return self.rank == 0
 
     def share(self, size: int) -> range:
-        """This process's part of ``size`` things; the sizes of the parts are equal.
+        """The part of ``size`` things that falls to it; all parts are equal.
 
         Raises:
             InputError: they cannot be shared equally.
@@ -68,7 +68,7 @@ class Processes:
         return summed
 
     def mean(self, value: Tensor, mask: Tensor) -> Tensor:
-        """This process's part of the mean over the masks of all; the parts add up to it, and so do their gradients."""
+        """Its part of the mean over the masks of all; the parts add up to that mean, and so do their gradients."""
         if self.count == 1:
             return masked_mean(value, mask)
         weight = mask.to(value.dtype)
@@ -129,8 +129,8 @@ def join_processes(device: str) -> Iterator[Processes]:
         raise InputError(f"device: expected cpu or cuda, found {device!r}")
     if device == "cuda" and torch.cuda.device_count() <= local:
         raise InputError(
-            f"device cuda: expected a GPU for each process of this machine, found {torch.cuda.device_count()} for process {local}; "
-            "pass --device cpu or start fewer"
+            f"device cuda: expected a GPU for each process of a machine, found {torch.cuda.device_count()} for process {local}. "
+            "Pass --device cpu or start fewer."
         )
     where = torch.device("cuda", local) if device == "cuda" else torch.device("cpu")
     count = int(os.environ.get("WORLD_SIZE", "1"))
@@ -180,7 +180,7 @@ class _SharedBatchNorm(nn.BatchNorm2d):
         """(N, C, H, W), normalised over all but C."""
         if not self.training:
             return super().forward(input)
-        x = input.float()  # under autocast too, as PyTorch's own
+        x = input if input.dtype is torch.float64 else input.float()  # under autocast too, as PyTorch's own
         count = x.numel() // x.shape[1] * distributed.get_world_size()
         mean: Tensor = _Total.apply(x.sum((0, 2, 3))) / count  # type: ignore[no-untyped-call]
         centred = x - mean[:, None, None]

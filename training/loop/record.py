@@ -55,7 +55,7 @@ class Record:
     def numbers(self, stage: str, step: int, values: dict[str, float]) -> None:
         """Note numbers of a step."""
         line = json.dumps(
-            {"stage": stage, "step": step, **{name: float(f"{value:.6g}") for name, value in values.items()}}
+            {"stage": stage, "step": step, **{name: float(f"{value:.9g}") for name, value in values.items()}}
         )
         try:
             with self._lines.open("a", encoding="utf-8") as file:

@@ -76,13 +76,11 @@ class _Stage:
     ) -> None:
         self.loop, self.name, self.module, self.after, self.quiet_until = loop, name, module, after, quiet_until
         self.recipe, self.index = loop.recipe.stages[name], list(loop.recipe.stages).index(name)
-        # The layout in which convolutions are fastest, on CPUs as on GPUs.
-        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's annotations
+        self.forward = _Forward(module, self.recipe, loop.processes.device)
         self.parameters = list(module.parameters())
         self.optimiser = torch.optim.AdamW(self.parameters, weight_decay=self.recipe.weight_decay, fused=True)
         self.average = MovingAverage(module, self.recipe.ema)
         self.state = loop.folder / f"{name}.safetensors"
-        self.forward = _Forward(module, self.recipe, loop.processes.device)
         self.smooth = math.nan
 
     def run(self) -> None:
@@ -109,6 +107,7 @@ class _Stage:
             if loop.record is not None:
                 loop.record.end()
         self.average.put_in()
+        self.module.float()
 
     def _step(self, step: int, batch: Batch) -> dict[str, float]:
         recipe, processes = self.recipe, self.loop.processes
@@ -155,18 +154,23 @@ class _Stage:
 
 
 class _Forward:
-    """The module as the stage computes it: autocast, compiled, or as it is. Outputs are float32."""
+    """The module as the stage computes it: in its precision, compiled or not. Outputs are float32, or double in fp64."""
 
     def __init__(self, module: nn.Module, recipe: StageRecipe, device: torch.device) -> None:
         self.device = device
-        self.is_bf16 = isinstance(recipe, FloatStageRecipe) and recipe.precision == "bf16"
-        self.is_compiled = isinstance(recipe, FloatStageRecipe) and recipe.compile
-        self.call: Callable[[Tensor], tuple[Tensor, Tensor]] = torch.compile(module) if self.is_compiled else module
+        is_float = isinstance(recipe, FloatStageRecipe)
+        self.precision = recipe.precision if is_float else "fp32"
+        self.dtype = torch.float64 if self.precision == "fp64" else torch.float32
+        # The layout in which convolutions are fastest, on CPUs as on GPUs.
+        module.to(dtype=self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in its annotations
+        self.call: Callable[[Tensor], tuple[Tensor, Tensor]] = (
+            torch.compile(module) if is_float and recipe.compile else module
+        )
 
     def __call__(self, views: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.is_bf16):
-            disparity, confidence = self.call(views)
-        return disparity.float(), confidence.float()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            disparity, confidence = self.call(views.to(self.dtype))
+        return disparity.to(self.dtype), confidence.to(self.dtype)
 
 
 def _seed(*numbers: int) -> int:
