@@ -44,29 +44,25 @@ class Record:
             ]
             with atomic_write(self._lines) as temporary:
                 temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        self.end()
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ModuleNotFoundError:
             print(NO_TENSORBOARD, file=sys.stderr)
             return
-        self._writer = SummaryWriter(str(self.folder / "tensorboard" / stage), purge_step=step + 1)
+        with self._writing():
+            self._writer = SummaryWriter(str(self.folder / "tensorboard" / stage), purge_step=step + 1)
 
     def numbers(self, stage: str, step: int, values: dict[str, float]) -> None:
         """Note numbers of a step."""
         line = json.dumps(
             {"stage": stage, "step": step, **{name: float(f"{value:.9g}") for name, value in values.items()}}
         )
-        try:
+        with self._writing():
             with self._lines.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
-        except OSError as error:
-            raise InputError(
-                f"{self._lines}: cannot be written: {error.strerror}. Free space, then --resume."
-            ) from error
-        if self._writer is not None:
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, step)
+            if self._writer is not None:
+                for name, value in values.items():
+                    self._writer.add_scalar(name, value, step)
 
     def pictures(
         self, stage: str, step: int, samples: Samples, disparity: NDArray[np.float32], confidence: NDArray[np.float32]
@@ -88,13 +84,26 @@ class Record:
         with atomic_write(self.folder / "pictures" / f"{stage}_{step:06d}.png") as temporary:
             temporary.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
         if self._writer is not None:
-            self._writer.add_image("view, label, prediction, confidence", picture[..., ::-1], step, dataformats="HWC")
+            with self._writing():
+                self._writer.add_image(
+                    "view, label, prediction, confidence", picture[..., ::-1], step, dataformats="HWC"
+                )
 
     def end(self) -> None:
-        """Close the stage's TensorBoard file."""
+        """Close the stage's TensorBoard file; what a full disk does not take of it is lost."""
         if self._writer is not None:
-            self._writer.close()
+            with contextlib.suppress(OSError):
+                self._writer.close()
             self._writer = None
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise InputError(
+                f"{self.folder}: records cannot be written: {error.strerror or error}. Free space, then go on with --resume."
+            ) from error
 
 
 class Clock:

@@ -67,7 +67,11 @@ class Loop:
             InputError: a save cannot be written; the one before it is still there.
         """
         with self.clock.measure(name):
-            _Stage(self, name, module, after, quiet_until).run()
+            try:
+                _Stage(self, name, module, after, quiet_until).run()
+            finally:
+                if self.record is not None:
+                    self.record.end()
 
 
 class _Stage:
@@ -104,8 +108,6 @@ class _Stage:
                 if (step + 1) % loop.recipe.save_every == 0 or step + 1 == recipe.steps:
                     loop.clock.add(f"{self.name}: waiting for data", ahead.waited())
                     self._save(step + 1)
-            if loop.record is not None:
-                loop.record.end()
         self.average.put_in()
         self.module.float()
 
