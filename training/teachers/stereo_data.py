@@ -1,4 +1,7 @@
-"""What the stereo network learns from: rendered rigs of three cameras, each capture a function of its index, each batch of the step."""
+"""What the stereo network learns from: rendered rigs of three cameras.
+
+Each capture is a function of its index, each batch of the step.
+"""
 
 from __future__ import annotations
 

@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 COARSE = 4
 """Px along a cell of the volume; and whole disparities that share one step of its third axis."""
@@ -105,10 +106,10 @@ def matching_costs(left: Tensor, right: Tensor, steps: int) -> Tensor:
     """
     count, _, height, width = left.shape
     disparities = steps * COARSE
-    wide = F.pad(right, (disparities - 1, 0, 0, 0), mode="replicate")
+    wide = functional.pad(right, (disparities - 1, 0, 0, 0), mode="replicate")
     # shifted[:, D, y, x] = right(x - D, y)
     shifted = wide.unfold(3, width, 1)[:, 0].flip(2).transpose(1, 2)
-    costs = [*_correlations(left, shifted, _WINDOWS, COARSE), -F.avg_pool2d((left - shifted).abs(), COARSE)]
+    costs = [*_correlations(left, shifted, _WINDOWS, COARSE), -functional.avg_pool2d((left - shifted).abs(), COARSE)]
     cells = torch.arange(width // COARSE, device=left.device) * COARSE + (COARSE - 1) / 2
     inside = cells >= torch.arange(disparities, device=left.device).view(1, -1, 1, 1)
     volume = torch.stack([cost * inside for cost in costs], dim=1)
@@ -121,12 +122,12 @@ def _correlations(left: Tensor, right: Tensor, windows: tuple[int, ...], stride:
 
     Means over 2x2 px are shared by all windows, whose sides are even and reach equally far beyond a cell.
     """
-    pooled = [F.avg_pool2d(values, 2) for values in (left, left * left, right, right * right, left * right)]
+    pooled = [functional.avg_pool2d(values, 2) for values in (left, left * left, right, right * right, left * right)]
     result = []
     for window in windows:
         kernel, step, padding = window // 2, stride // 2, (window - stride) // 4
         of_left, square_left, of_right, square_right, product = (
-            F.avg_pool2d(values, kernel, step, padding, count_include_pad=False) for values in pooled
+            functional.avg_pool2d(values, kernel, step, padding, count_include_pad=False) for values in pooled
         )
         spread = (square_left - of_left**2).clamp(min=0) * (square_right - of_right**2).clamp(min=0)
         result.append((product - of_left * of_right) / (spread.sqrt() + _FAINT**2))
@@ -159,7 +160,7 @@ def sample_along_x(image: Tensor, disparity: Tensor) -> Tensor:
     x = torch.arange(width, device=image.device, dtype=image.dtype) - disparity
     y = torch.arange(height, device=image.device, dtype=image.dtype).view(1, 1, -1, 1).expand_as(x)
     grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
-    sampled = F.grid_sample(
+    sampled = functional.grid_sample(
         image, grid.view(count, hypotheses * height, width, 2), padding_mode="border", align_corners=False
     )
     return sampled.view(count, -1, hypotheses, height, width)
@@ -205,7 +206,7 @@ class _Residual(nn.Module):
         self.body = nn.Sequential(_conv(channels, channels, dilation=dilation), _conv(channels, channels)[:2])
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(x + self.body(x))
+        return functional.relu(x + self.body(x))
 
 
 class _Encoder(nn.Module):
@@ -239,10 +240,8 @@ class _Aggregation(nn.Module):
         super().__init__()
         widths = (width, 2 * width, 3 * width, 4 * width)
         self.first = _conv3d(_COSTS * COARSE, widths[0])
-        self.down = nn.ModuleList(
-            nn.Sequential(_conv3d(a, b, 2), _conv3d(b, b)) for a, b in zip(widths, widths[1:], strict=False)
-        )
-        self.up = nn.ModuleList(_conv3d(b, a) for a, b in zip(widths, widths[1:], strict=False))
+        self.down = nn.ModuleList(nn.Sequential(_conv3d(a, b, 2), _conv3d(b, b)) for a, b in pairwise(widths))
+        self.up = nn.ModuleList(_conv3d(b, a) for a, b in pairwise(widths))
         self.join = nn.ModuleList(_conv3d(a, a) for a in widths[:-1])
         self.excite = nn.ModuleList(nn.Conv2d(features, a, 1) for a in widths)
         self.logits = nn.Conv3d(widths[0], COARSE, 3, padding=1)
@@ -255,14 +254,14 @@ class _Aggregation(nn.Module):
         result = levels.pop()
         for up, join in zip(reversed(self.up), reversed(self.join), strict=True):
             skip = levels.pop()
-            wide = F.interpolate(up(result), skip.shape[2:], mode="trilinear", align_corners=False)
+            wide = functional.interpolate(up(result), skip.shape[2:], mode="trilinear", align_corners=False)
             result = join(wide + skip)
         correlation = volume[:, : len(_WINDOWS) * COARSE].unflatten(1, (len(_WINDOWS), COARSE))
         start = (correlation * self.sharpness.view(1, -1, 1, 1, 1, 1)).sum(1)
         return (self.logits(result) + start).transpose(1, 2).flatten(1, 2)
 
     def _excited(self, level: int, volume: Tensor, features: Tensor) -> Tensor:
-        pooled = F.adaptive_avg_pool2d(features, (volume.shape[3], volume.shape[4])) if level else features
+        pooled = functional.adaptive_avg_pool2d(features, (volume.shape[3], volume.shape[4])) if level else features
         return volume * torch.sigmoid(self.excite[level](pooled))[:, :, None]
 
 
@@ -282,7 +281,9 @@ def convex_upsample(value: Tensor, logits: Tensor, factor: int) -> Tensor:
     """(N, 1, h, w) to (N, 1, factor h, factor w), with logits (N, 9 factor^2, h, w) of the weights."""
     count, _, height, width = value.shape
     weights = logits.view(count, 9, factor, factor, height, width).softmax(dim=1)
-    around = F.unfold(F.pad(value, (1, 1, 1, 1), mode="replicate"), 3).view(count, 9, 1, 1, height, width)
+    around = functional.unfold(functional.pad(value, (1, 1, 1, 1), mode="replicate"), 3).view(
+        count, 9, 1, 1, height, width
+    )
     fine = (weights * around).sum(1)  # (N, factor, factor, h, w)
     return fine.permute(0, 3, 1, 4, 2).reshape(count, 1, factor * height, factor * width)
 
@@ -303,11 +304,11 @@ class _Refinement(nn.Module):
         self, left: Tensor, right: Tensor, features: Tensor, estimate: Tensor, certainty: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         with torch.no_grad():
-            full = F.interpolate(estimate, scale_factor=FINE, mode="bilinear", align_corners=False)
+            full = functional.interpolate(estimate, scale_factor=FINE, mode="bilinear", align_corners=False)
             seen = sample_along_x(right, full + full.new_tensor(OFFSETS).view(1, -1, 1, 1))[:, 0]
             (correlation,) = _correlations(left, seen, (_FINE_WINDOW,), FINE)
-            difference = F.avg_pool2d((left - seen).abs(), FINE)
-            relief = (estimate - F.avg_pool2d(estimate, 9, 1, 4, count_include_pad=False)) / COARSE
+            difference = functional.avg_pool2d((left - seen).abs(), FINE)
+            relief = (estimate - functional.avg_pool2d(estimate, 9, 1, 4, count_include_pad=False)) / COARSE
         known = [correlation, difference, features, relief.clamp(-4, 4), _resized(certainty, features)]
         body = self.body(torch.cat(known, dim=1))
         logits = self.logits(body) + self.sharpness * correlation
@@ -315,4 +316,4 @@ class _Refinement(nn.Module):
 
 
 def _resized(value: Tensor, like: Tensor) -> Tensor:
-    return F.interpolate(value, like.shape[2:], mode="bilinear", align_corners=False)
+    return functional.interpolate(value, like.shape[2:], mode="bilinear", align_corners=False)

@@ -18,15 +18,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 from edge_dp._version import VERSION
 from edge_dp.config import from_mapping
 from edge_dp.errors import InputError, SchemaError, TrainingError
 from edge_dp.files import atomic_write, json_dump, yaml_load
 from edge_dp.simulation.shards import claim_folder
+from edge_dp.training.losses_photometric import self_supervised_loss
 from edge_dp.training.teachers.stereo_data import StereoBatch, StereoData, draw_batch, render_capture
-from edge_dp.training.teachers.stereo_network import COARSE, FINE, OFFSETS, Belief, StereoNetwork
+from edge_dp.training.teachers.stereo_network import COARSE, FINE, OFFSETS, Belief, StereoNetwork, normalised
 
 Progress = Callable[[str, int, int, str], None]
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -143,9 +144,12 @@ def batch_loss(network: StereoNetwork, batch: StereoBatch, recipe: StereoRecipe)
     error = float((belief.disparity - truth).detach().abs().mean())
     if recipe.supervision == "truth":
         return supervised_loss(belief, truth), error
-    from edge_dp.training.losses_photometric import self_supervised_loss
-
-    return self_supervised_loss(network, belief, left, right, opposite), error
+    with torch.no_grad():  # the better view is chosen by features of what each camera saw, as they are now
+        other_features = [network.encoder(normalised(view))[0] for view in (right, opposite)]
+    loss = self_supervised_loss(
+        belief.disparity, 2.0 * belief.log_sigma, (left, right, opposite), (belief.features, *other_features)
+    )
+    return loss, error
 
 
 def supervised_loss(belief: Belief, truth: Tensor) -> Tensor:
@@ -157,13 +161,13 @@ def supervised_loss(belief: Belief, truth: Tensor) -> Tensor:
     residual = (belief.disparity - truth).abs()
     scale = belief.log_sigma.exp() / math.sqrt(2.0)  # of the Laplace distribution with that standard deviation
     likelihood = (residual / scale + torch.log(2.0 * scale)).mean()
-    first = F.interpolate(belief.coarse_disparity, truth.shape[2:], mode="nearest")
+    first = functional.interpolate(belief.coarse_disparity, truth.shape[2:], mode="nearest")
     robust = torch.log1p((first - truth).abs()).mean() + torch.log1p(residual).mean()
     return coarse + 0.5 * _fine_cross_entropy(belief, truth) + 0.5 * robust + likelihood
 
 
 def coarse_target(truth: Tensor, hypotheses: int) -> Tensor:
-    """Share of each hypothesis in a cell's pixels (N, K, H/4, W/4): each pixel's disparity is split between its two neighbours."""
+    """Share of each hypothesis in a cell's pixels, (N, K, H/4, W/4); each pixel's is split between its two neighbours."""
     cells = truth[:, 0].unflatten(2, (-1, COARSE)).unflatten(1, (-1, COARSE)).transpose(2, 3).flatten(3)
     position = cells.clamp(0, hypotheses - 1.001)  # (N, h, w, 16)
     below = position.floor()
@@ -176,8 +180,8 @@ def coarse_target(truth: Tensor, hypotheses: int) -> Tensor:
 
 def _fine_cross_entropy(belief: Belief, truth: Tensor) -> Tensor:
     """Where a cell lies on one surface and the truth is within reach of the first estimate."""
-    cell = F.avg_pool2d(truth, FINE)
-    flat = F.max_pool2d(truth, FINE) + F.max_pool2d(-truth, FINE) < _STEPS_APART
+    cell = functional.avg_pool2d(truth, FINE)
+    flat = functional.max_pool2d(truth, FINE) + functional.max_pool2d(-truth, FINE) < _STEPS_APART
     position = cell - belief.coarse_disparity.detach()
     known = flat & (position > OFFSETS[0]) & (position < OFFSETS[-1])
     offsets = truth.new_tensor(OFFSETS).view(1, -1, 1, 1)
