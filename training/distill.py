@@ -27,6 +27,7 @@ from edge_dp.preprocessing import ExposureNormalisation
 from edge_dp.quantization.ranges import ActivationRange
 from edge_dp.simulation.shards import claim_folder
 from edge_dp.training.labels import SHARD_SIZE, Samples, data_set_key, read_shards, write_shards
+from edge_dp.training.labels.teachers import resolve, teacher_note
 from edge_dp.training.loop.batches import BatchMaker
 from edge_dp.training.loop.evaluate import end_point_error, teacher_error
 from edge_dp.training.loop.processes import Processes, join_processes
@@ -35,7 +36,6 @@ from edge_dp.training.loop.sources import InMemory, Simulated, Source, part
 from edge_dp.training.loop.stage import Loop, Progress
 from edge_dp.training.recipe import QuantisedStageRecipe, Recipe
 
-TEACHER_LICENCE = "none: OpenCV semi-global matching has no weights (code Apache-2.0)"
 DATA_LICENCE = "none: procedural scenes rendered by edge_dp"
 _SHOWN = 4  # held-out captures in a picture
 
@@ -162,13 +162,16 @@ def _training(
     shares = {
         name: clock.seconds.get(name + waiting, 0.0) / max(seconds.get(name, 0.0), 1e-9) for name in recipe.stages
     }
+    teacher = teacher_note(resolve(recipe.teacher))
+    licence = teacher["licence"]
     cuda = torch.cuda.get_device_name(processes.device) if processes.device.type == "cuda" else None
     return {
         "recipe": dataclasses.asdict(recipe),
         "data": "procedural layered scenes; uniform and field-varying point-spread functions; shading, noise, raw levels",
         "data_licence": DATA_LICENCE,
-        "teacher": "opencv-sgbm with left-right check on simulated wide-baseline pairs to both sides",
-        "teacher_licence": TEACHER_LICENCE,
+        "teacher": teacher["name"],
+        "teacher_options": teacher["options"],
+        "teacher_licence": f"code: {licence['code']}; weights: {licence['weights']}",
         "ground_truth_used": recipe.targets.supervision == "ground_truth",
         "captures_without_labels": without_labels,
         "metrics": {
@@ -200,7 +203,7 @@ def _captures(recipe: Recipe, folder: Path, workers: int, processes: Processes, 
     """Held-out captures, which are never trained on, and after them those to train on, unless the loop simulates them."""
     data = recipe.data
     total = data.held_out + (data.captures if data.simulated == "workers" else 0)
-    key = data_set_key(recipe.seed, data.simulation, recipe.teacher)
+    key = data_set_key(recipe.seed, data.simulation, recipe.teacher, recipe.labels)
     if not processes.is_first:  # the first one makes the shards, and the others find them
         processes.wait()
     shards = write_shards(
@@ -211,6 +214,7 @@ def _captures(recipe: Recipe, folder: Path, workers: int, processes: Processes, 
         recipe.teacher,
         workers,
         lambda done: progress("simulate", min(done, total), total, f"shards of {SHARD_SIZE} captures"),
+        recipe.labels,
     )
     if processes.is_first:
         processes.wait()

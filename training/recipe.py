@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +15,11 @@ from edge_dp.errors import InputError, SchemaError
 from edge_dp.files import yaml_load
 from edge_dp.models.registry import student_entry
 from edge_dp.simulation.capture import SimulationConfig
+from edge_dp.training.labels.config import LabelConfig
+from edge_dp.training.labels.teachers import TeacherChoice
 from edge_dp.training.loop.objective import LOSSES, check_losses
 from edge_dp.training.loop.schedule import SCHEDULES
-from edge_dp.training.teachers.sgm import SgmTeacher
+from edge_dp.training.teachers.registry import teacher_entry
 
 RECIPES = Path(__file__).parent / "recipes"
 SIMULATED = ("workers", "loop")
@@ -168,7 +171,9 @@ class Recipe:
     quantised_stage: QuantisedStageRecipe | None = None
     """Without it the student stays in float, and its checkpoint has no ranges to export in int8."""
     targets: TargetRecipe = field(default_factory=TargetRecipe)
-    teacher: SgmTeacher = field(default_factory=SgmTeacher)
+    teacher: TeacherChoice = field(default_factory=TeacherChoice)
+    labels: LabelConfig = field(default_factory=LabelConfig)
+    """How what the teacher says becomes labels."""
     log: LogRecipe = field(default_factory=LogRecipe)
     save_every: int = 250
     """Steps between two saves of the complete state."""
@@ -186,10 +191,10 @@ class Recipe:
             raise SchemaError(
                 f"data: simulation: scene: disparity must rise from nearest to farthest, found {low} to {high}"
             )
-        if (widest := 2.0 + rig_gain * (high - low)) > self.teacher.disparities:
-            raise SchemaError(
-                f"teacher: disparities {self.teacher.disparities} is less than the rig's largest, {widest}"
-            )
+        options = from_mapping(teacher_entry(self.teacher.name).options, self.teacher.options, "teacher: options")
+        searched = getattr(options, "disparities", math.inf)
+        if (widest := 2.0 + rig_gain * (high - low)) > searched:
+            raise SchemaError(f"teacher: options: disparities {searched} is less than the rig's largest, {widest}")
 
     @property
     def stages(self) -> dict[str, StageRecipe]:

@@ -83,13 +83,15 @@ class Simulated:
         recipe, config = self._recipe, self._recipe.data.simulation
         if self._renderer is None:
             seen = [simulate_with_rig(recipe.seed, number, config) for number in numbers]
-            rows = [labelled(capture.views, capture.disparity, rig, recipe.teacher) for capture, rig in seen]
+            rows = [
+                labelled(capture.views, capture.disparity, rig, recipe.teacher, recipe.labels) for capture, rig in seen
+            ]
         else:
             draws = [draw_capture(recipe.seed, number, config) for number in numbers]
             with self._one_at_a_time:
                 views, truth = (t.cpu().numpy() for t in render_draws(draws, config, self._renderer, str(self._device)))
             rigs = [render_rig(draw.scene, config) for draw in draws]
-            rows = [labelled(*one, recipe.teacher) for one in zip(views, truth, rigs, strict=True)]
+            rows = [labelled(*one, recipe.teacher, recipe.labels) for one in zip(views, truth, rigs, strict=True)]
         return Samples(*(np.stack(column) for column in zip(*rows, strict=True)))
 
 
