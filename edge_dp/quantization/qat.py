@@ -220,7 +220,8 @@ def _set_range(fake_quantize: Any, scale: float, zero_point: int) -> None:
     low, high = observer.quant_min - zero_point, observer.quant_max - zero_point
     if observer.qscheme is torch.per_tensor_symmetric:  # its scale is that of half the range
         low, high = (low - high) / 2, (high - low) / 2
-    observer.min_val, observer.max_val = torch.tensor(low * scale), torch.tensor(high * scale)
+    device = fake_quantize.scale.device
+    observer.min_val, observer.max_val = (torch.tensor(limit * scale, device=device) for limit in (low, high))
     fake_quantize.scale.resize_(1).fill_(scale)
     fake_quantize.zero_point.resize_(1).fill_(zero_point)
 
