@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from edge_dp.errors import InputError, SchemaError
 from edge_dp.files import yaml_load
 from edge_dp.models.registry import student_entry
 from edge_dp.simulation.capture import SimulationConfig
+from edge_dp.training.labels import LabelConfig, TeacherChoice
 from edge_dp.training.loop.objective import LOSSES, check_losses
 from edge_dp.training.loop.schedule import SCHEDULES
 from edge_dp.training.teachers.sgm import SgmTeacher
@@ -30,18 +32,38 @@ class DataRecipe:
     """The simulated captures."""
 
     captures: int
-    """For training."""
+    """For training; none where there are labelled ones."""
     held_out: int
     """For evaluation, beside them."""
     simulated: str = "workers"
     """``workers``: all captures before training, by processes, kept in shards. ``loop``: each when its batch is wanted, by
     threads and the device, and never again beyond ``captures`` different ones."""
     simulation: SimulationConfig = field(default_factory=SimulationConfig)
+    labelled: tuple[str, ...] = ()
+    """Folders that ``edge-dp label`` wrote, of captures of the simulation's size, to train on besides."""
 
     def __post_init__(self) -> None:
-        if self.captures < 1 or self.held_out < 1:
+        if self.captures < (0 if self.labelled else 1) or self.held_out < 1:
             raise SchemaError(f"expected at least one capture to train and one held out, found {self}")
         _one_of("simulated", self.simulated, SIMULATED)
+        if self.labelled and self.simulated == "loop":
+            raise SchemaError("labelled contradicts simulated: loop, which keeps no captures; set simulated: workers")
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherRecipe:
+    """Who labels the simulated captures."""
+
+    name: str = "sgm"
+    """See ``edge_dp.training.teachers.registry``."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """The teacher's own; what is not said is its default."""
+    accept_non_commercial: bool = False
+    """Consent to a licence that forbids commercial use, which the student then inherits."""
+
+    def choice(self) -> TeacherChoice:
+        """For the label factory."""
+        return TeacherChoice(self.name, json.dumps(self.options, sort_keys=True), self.accept_non_commercial)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +75,7 @@ class TargetRecipe:
     sigma: str = "none"
     """``label``: losses see how sure the teacher is of each pixel; ``none``: all labels are equally hard."""
     use_mask: bool = True
-    """Only pixels where the teacher is sure; otherwise all."""
+    """Only pixels where the labels hold, also of the ground truth, so that both see the same pixels."""
 
     def __post_init__(self) -> None:
         _one_of("supervision", self.supervision, SUPERVISION)
@@ -61,6 +83,11 @@ class TargetRecipe:
         if self.supervision == "ground_truth" and self.sigma == "label":
             raise SchemaError(
                 "sigma: label contradicts supervision: ground_truth, which has no spread; set sigma: none"
+            )
+        if self.supervision == "labels" and not self.use_mask:
+            raise SchemaError(
+                "use_mask: false contradicts supervision: labels, which are 0 outside the mask; to do without the teacher's "
+                "consistency checks, set labels: check: none"
             )
 
 
@@ -168,7 +195,8 @@ class Recipe:
     quantised_stage: QuantisedStageRecipe | None = None
     """Without it the student stays in float, and its checkpoint has no ranges to export in int8."""
     targets: TargetRecipe = field(default_factory=TargetRecipe)
-    teacher: SgmTeacher = field(default_factory=SgmTeacher)
+    teacher: TeacherRecipe = field(default_factory=TeacherRecipe)
+    labels: LabelConfig = field(default_factory=LabelConfig)
     log: LogRecipe = field(default_factory=LogRecipe)
     save_every: int = 250
     """Steps between two saves of the complete state."""
@@ -180,16 +208,7 @@ class Recipe:
             )
         self._check_sizes()
         self._check_sigma()
-        scene, rig_gain = self.data.simulation.scene, self.data.simulation.rig_gain
-        low, high = scene.disparity
-        if not low < high:
-            raise SchemaError(
-                f"data: simulation: scene: disparity must rise from nearest to farthest, found {low} to {high}"
-            )
-        if (widest := 2.0 + rig_gain * (high - low)) > self.teacher.disparities:
-            raise SchemaError(
-                f"teacher: disparities {self.teacher.disparities} is less than the rig's largest, {widest}"
-            )
+        self._check_disparities()
 
     @property
     def stages(self) -> dict[str, StageRecipe]:
@@ -211,6 +230,17 @@ class Recipe:
                 raise SchemaError(
                     f"{where}: {height}x{width} is larger than the captures, {scene.height}x{scene.width}"
                 )
+
+    def _check_disparities(self) -> None:
+        low, high = self.data.simulation.scene.disparity
+        if not low < high:
+            raise SchemaError(
+                f"data: simulation: scene: disparity must rise from nearest to farthest, found {low} to {high}"
+            )
+        if self.teacher.name == "sgm":
+            search = from_mapping(SgmTeacher, self.teacher.options, "teacher: options").disparities
+            if (widest := 2.0 + self.data.simulation.rig_gain * (high - low)) > search:
+                raise SchemaError(f"teacher: options: disparities {search} is less than the rig's largest, {widest}")
 
     def _check_sigma(self) -> None:
         for name, stage in self.stages.items():
