@@ -300,14 +300,13 @@ def _hard_sigmoid(editor: Editor, node: Node) -> None:
 
 
 def _hard_swish(editor: Editor, node: Node) -> None:
-    """The input times its hard sigmoid. Below -3 it is 0, so that what makes the input ends there: its steps are the finer."""
+    """The input times its hard sigmoid; 0 below -3, so that the range of the input need not reach further, for finer steps."""
     x = node.args[0]
     assert isinstance(x, Node)
     if list(x.users) == [node] and fuses_clamp(x):
         clamped = editor.call(node, aten.clamp.default, x, -3.0, None)
-        clamped.meta["nn_module_stack"] = x.meta.get(
-            "nn_module_stack"
-        )  # one with x, whatever ``Choice`` says of ``node``
+        clamped.meta["portable_observed_only"] = True  # the product is 0 there without it
+        clamped.meta["nn_module_stack"] = x.meta.get("nn_module_stack")  # in float or 16 bits where x is
         node.args = (clamped,)
     gate = _hard_sigmoid_of(editor, node, fold=False)
     if gate is not None:
