@@ -113,8 +113,9 @@ def _widen_hard_swishes(prepared: GraphModule) -> None:
         if "portable_hard_swish" not in node.meta or len(node.users) != 1:
             continue
         (user,) = node.users
-        read, written = modules.get(node.args[0].target), modules.get(user.target)
-        if all(isinstance(each, FakeQuantizeBase) and each.dtype is torch.int8 for each in (read, written)):
+        both: list[Any] = [modules.get(tensor.target) for tensor in (node.args[0], user)]
+        if all(isinstance(each, FakeQuantizeBase) and each.dtype is torch.int8 for each in both):
+            read, written = both
             observer, smallest = written.activation_post_process, 0.75 * read.calculate_qparams()[0]
             if smallest > written.calculate_qparams()[0]:
                 observer.max_val = (observer.min_val.clamp(max=0) + 255 * smallest).reshape(observer.max_val.shape)
