@@ -1,0 +1,141 @@
+"""The methods of the disparity benchmark: students as they are exported, matching, and what scores without looking."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+from baselines import MAX_DISPARITY, constant, sgbm
+from classical import match, match_wls
+from numpy.typing import NDArray
+from scene_sets import Map, PositionPrior, SceneSet, resized
+
+import edge_dp
+from edge_dp.bundle.manifest import MANIFEST, Bundle, read_bundle
+from edge_dp.data import DpSample
+from edge_dp.errors import InputError
+from edge_dp.files import sha256
+from edge_dp.models.checkpoint import shipped_checkpoints
+from edge_dp.runtime.predictor import Predictor
+
+PRECISIONS = ("int8", "fp32")
+BAR = "match + WLS"
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One row.
+
+    predict: disparity of a capture of a set, (H, W) px of the capture.
+    student: name of the checkpoint, and precision of the artifact, for a network.
+    needs_truth: of other scenes of the set.
+    """
+
+    name: str
+    predict: Callable[[DpSample, SceneSet], Map]
+    student: str = ""
+    precision: str = ""
+    parameters: int | None = None
+    multiply_adds: int | None = None
+    network_width: int | None = None
+    needs_truth: bool = False
+
+
+def controls() -> list[Method]:
+    """Matching, and what scores without looking at the views."""
+
+    @cache
+    def prior(captures: SceneSet) -> PositionPrior:
+        return PositionPrior(captures)
+
+    return [
+        Method("constant", lambda sample, _: constant(sample.left[0], sample.right[0])),
+        Method(
+            "position only",
+            lambda sample, captures: prior(captures)(sample.name, *sample.left.shape[1:]),
+            needs_truth=True,
+        ),
+        Method("block matching", lambda sample, captures: _shrunk(sample, captures, match)),
+        Method("SGM", _semi_global),
+        Method(BAR, lambda sample, captures: _shrunk(sample, captures, match_wls)),
+    ]
+
+
+@contextmanager
+def students(checkpoints: Sequence[str | Path], bundles: Path) -> Iterator[list[Method]]:
+    """Every artifact of some checkpoints, as exported to ExecuTorch; exported first where ``bundles`` has none of that content.
+
+    Args:
+        checkpoints: names of shipped ones, or folders.
+    """
+    methods: list[Method] = []
+    with ExitStack() as stack:
+        for checkpoint in checkpoints:
+            bundle = exported(checkpoint, bundles)
+            name = Path(checkpoint).name if str(checkpoint) in shipped_checkpoints() else _name(Path(checkpoint))
+            for artifact in bundle.manifest.artifacts:
+                predictor = stack.enter_context(edge_dp.load(bundle.folder, artifact.name))
+                methods.append(_student(name, artifact.precision, predictor))
+        yield methods
+
+
+def exported(checkpoint: str | Path, bundles: Path) -> Bundle:
+    """The bundle of a checkpoint, made unless ``bundles`` holds one of the same weights and ranges.
+
+    Raises:
+        InputError: there is no such checkpoint.
+        ExportError: as ``edge_dp.export_checkpoint``.
+    """
+    folder = shipped_checkpoints().get(str(checkpoint), Path(checkpoint))
+    if not (folder / "config.yaml").is_file():
+        known = ", ".join(shipped_checkpoints())
+        raise InputError(f"{checkpoint}: expected a checkpoint's folder or one of {known}, found neither.")
+    # The configuration holds the checksums of weights and ranges.
+    place = bundles / f"{folder.name}-{sha256(folder / 'config.yaml')[:12]}"
+    if (place / MANIFEST).is_file():
+        return read_bundle(place)
+    return edge_dp.export_checkpoint(checkpoint, place, formats=["executorch"], precision=PRECISIONS)
+
+
+def _name(folder: Path) -> str:
+    """Of a run's folder, RUN/checkpoint, the run."""
+    folder = folder.resolve()
+    return folder.parent.name if folder.name == "checkpoint" else folder.name
+
+
+def _student(name: str, precision: str, predictor: Predictor) -> Method:
+    manifest = predictor.bundle.manifest
+    return Method(
+        f"{name} {precision}",
+        lambda sample, _: predictor.predict(sample).disparity,
+        name,
+        precision,
+        manifest.parameters,
+        manifest.multiply_adds,
+        manifest.inputs[0].shape[-1],
+    )
+
+
+def _shrunk(
+    sample: DpSample, captures: SceneSet, method: Callable[[Map, Map, tuple[int, int]], NDArray[np.float32]]
+) -> Map:
+    """A method on views made smaller, as the set says."""
+    height, width = sample.left.shape[1:]
+    size = (width // captures.shrink, height // captures.shrink)
+    views = [cv2.resize(view[0], size, interpolation=cv2.INTER_AREA) for view in (sample.left, sample.right)]
+    low, high = (round(limit / captures.shrink) for limit in captures.search_px)
+    return resized(method(views[0], views[1], (low, high)), height, width)
+
+
+def _semi_global(sample: DpSample, captures: SceneSet) -> Map:
+    """At half of the resolution of other matching, where it does best on real captures."""
+    height, width = sample.left.shape[1:]
+    shrink = 2 * captures.shrink
+    size = (width // shrink, height // shrink)
+    views = [cv2.resize(view[0], size, interpolation=cv2.INTER_AREA) for view in (sample.left, sample.right)]
+    return resized(sgbm(views[0], views[1], MAX_DISPARITY), height, width)
