@@ -84,7 +84,8 @@ def evaluate(
 ) -> Report:
     """Scores of every method on every scene of a set; methods after each other on each capture, so that times compare."""
     names = captures.names[:limit]
-    used = [method for method in methods if not method.needs_truth or captures.truth(captures.read(names[0]))]
+    fits = len(captures.names) > 1 and captures.truth(captures.read(names[0])) is not None
+    used = [method for method in methods if fits or not method.needs_truth]
     scores: dict[str, dict[str, dict[str, float]]] = {method.name: {} for method in used}
     seconds: dict[str, list[float]] = {method.name: [] for method in used}
     points: dict[str, list[Any]] = {method.name: [] for method in used}
