@@ -20,8 +20,9 @@ from edge_dp.bundle.manifest import MANIFEST, Bundle, read_bundle
 from edge_dp.data import DpSample
 from edge_dp.errors import InputError
 from edge_dp.files import sha256
-from edge_dp.models.checkpoint import shipped_checkpoints
+from edge_dp.models.checkpoint import read_checkpoint, shipped_checkpoints
 from edge_dp.runtime.predictor import Predictor
+from edge_dp.runtime.student import Student
 
 PRECISIONS = ("int8", "fp32")
 BAR = "match + WLS"
@@ -77,11 +78,31 @@ def students(checkpoints: Sequence[str | Path], bundles: Path) -> Iterator[list[
     with ExitStack() as stack:
         for checkpoint in checkpoints:
             bundle = exported(checkpoint, bundles)
-            name = Path(checkpoint).name if str(checkpoint) in shipped_checkpoints() else _name(Path(checkpoint))
-            for artifact in bundle.manifest.artifacts:
+            name = str(checkpoint) if str(checkpoint) in shipped_checkpoints() else _name(Path(checkpoint))
+            for artifact in (one for one in bundle.manifest.artifacts if one.format == "executorch"):
                 predictor = stack.enter_context(edge_dp.load(bundle.folder, artifact.name))
                 methods.append(_student(name, artifact.precision, predictor))
         yield methods
+
+
+def float_student(name: str, checkpoint: Path) -> Method:
+    """A checkpoint in float, by torch: for comparisons of trainings, which need no export. Its time says nothing."""
+    import torch
+
+    saved = read_checkpoint(checkpoint)
+    module = saved.build()
+    student = Student(*saved.input_size, saved.exposure)
+
+    def predict(sample: DpSample, _: SceneSet) -> Map:
+        buffer = student.buffer()
+        student.fill(buffer, sample.left, sample.right, sample.name)
+        with torch.no_grad():
+            disparity, confidence = module(torch.from_numpy(buffer))
+        outputs = {"disparity": disparity.numpy(), "confidence": confidence.numpy()}
+        return student.disparity(outputs, *sample.left.shape[1:])
+
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    return Method(name, predict, saved.student, "float", parameters, network_width=student.width)
 
 
 def exported(checkpoint: str | Path, bundles: Path) -> Bundle:
