@@ -74,7 +74,7 @@ def match_wls(left: Array, right: Array, search: tuple[int, int], config: WlsCon
         step, confidence = _shift_step(left, right, disparity, config.window_px)
         disparity = (disparity + step).clip(search[0] - 1, search[1] + 1)
     confidence /= confidence.mean()
-    guide = np.power(left / max(float(np.percentile(left, 99)), 1e-6), 1 / 2.2).clip(0, 1).astype(np.float32)
+    guide = np.power((left / max(float(np.percentile(left, 99)), 1e-6)).clip(0, 1), 1 / 2.2).astype(np.float32)
     smooth = weighted_least_squares(disparity, confidence, guide, config)
     for _ in range(config.reweightings):
         kept = confidence / (1 + ((disparity - smooth) / config.outlier_px) ** 2)

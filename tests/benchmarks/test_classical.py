@@ -9,11 +9,11 @@ INSIDE = np.s_[20:-20, 24:-24]
 
 
 def texture(x, y):
-    """A sum of waves of 6 to 60 px, the same wherever it is asked for; linear light around 0.3."""
+    """A sum of waves of 6 to 60 px, the same wherever it is asked for; linear light from 0.06 to 0.54."""
     rng = np.random.default_rng(3)
     waves = zip(rng.uniform(6, 60, 40), rng.uniform(0, np.pi, 40), rng.uniform(0, 2 * np.pi, 40), strict=True)
     total = sum(np.cos(2 * np.pi / period * (x * np.cos(a) + y * np.sin(a)) + phase) for period, a, phase in waves)
-    return (0.3 + 0.02 * total).astype(np.float32)
+    return (0.3 + 0.006 * total).astype(np.float32)
 
 
 def pair(disparity):
