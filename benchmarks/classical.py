@@ -27,6 +27,8 @@ _SWEEPS = 3  # of rows and columns in turn; more change nothing that can be seen
 class WlsConfig:
     """How ``match_wls`` works; sizes and disparities in px of the images that it is given."""
 
+    smoothing_px: float = 1.0
+    """Standard deviation of the Gaussian on both views before all else: neither noise nor a pattern of pixels is matched."""
     window_px: int = 31
     shift_steps: int = 1
     smoothness: float = 300.0
@@ -34,7 +36,7 @@ class WlsConfig:
     edge: float = 0.05
     """sigma: a step of the gamma-encoded image by which neighbours part."""
     reweightings: int = 2
-    outlier_px: float = 0.5
+    outlier_px: float = 1.0
     """Distance from the smooth solution at which a match loses half its weight."""
 
 
@@ -68,13 +70,15 @@ def match(left: Array, right: Array, search: tuple[int, int], window: int = 31) 
 def match_wls(left: Array, right: Array, search: tuple[int, int], config: WlsConfig | None = None) -> Array:
     """``match``, refined, and made dense by what is certain; arguments and result as there."""
     config = config or WlsConfig()
+    image = left
+    left, right = (cv2.GaussianBlur(view, (0, 0), config.smoothing_px) for view in (left, right))
     disparity = match(left, right, search, config.window_px)
     confidence = np.ones_like(disparity)
     for _ in range(config.shift_steps):
         step, confidence = _shift_step(left, right, disparity, config.window_px)
         disparity = (disparity + step).clip(search[0] - 1, search[1] + 1)
     confidence /= confidence.mean()
-    guide = np.power((left / max(float(np.percentile(left, 99)), 1e-6)).clip(0, 1), 1 / 2.2).astype(np.float32)
+    guide = np.power((image / max(float(np.percentile(image, 99)), 1e-6)).clip(0, 1), 1 / 2.2).astype(np.float32)
     smooth = weighted_least_squares(disparity, confidence, guide, config)
     for _ in range(config.reweightings):
         kept = confidence / (1 + ((disparity - smooth) / config.outlier_px) ** 2)
