@@ -5,8 +5,8 @@
 Every shipped checkpoint is exported to ExecuTorch, fp32 and int8, into the folder of ``--bundles`` once, and gets a row for each.
 Pixel 4, Canon and light fields are read from the folder in EDGE_DP_DATA, or ../shared/data beside the checkout; the rendered
 scenes are of a seed that nothing is trained on. Time is the processor's for one capture of the first data set, one thread, all
-methods after each other on every capture, from the views to a disparity at their size; its ratio is to the first row of a student. ``--gate`` exits
-with 1 where a bound of the table of bounds is missed.
+methods after each other on every capture, from the views to a disparity at their size; the ratio is to the first row of a
+student. ``--gate`` exits with 1 where a bound of the table of bounds is missed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from edge_dp.models.checkpoint import shipped_checkpoints
 
 WIDTH = 190
 Report = dict[str, Any]
-"""Plain values, ready for JSON: ``methods`` and, by data set, ``scores`` by method and scene, ``summary`` by method."""
+"""Plain values, ready for JSON: ``methods`` by name, ``data`` by set, with ``scores`` by method and scene, and ``bounds``."""
 
 
 def main() -> int:
@@ -51,10 +51,13 @@ def main() -> int:
     parser.add_argument("--gate", action="store_true", help="exit with 1 where a bound is missed")
     options = parser.parse_args()
     cv2.setNumThreads(1)  # as the engines
-    with students(options.checkpoints or list(shipped_checkpoints()), options.bundles) as ours, progress_bars() as bar:
-        methods = [*controls(), *ours]
-        if options.methods:
-            methods = [method for method in methods if any(part in method.name for part in options.methods)]
+    checkpoints = options.checkpoints or list(shipped_checkpoints())
+
+    def wanted(name: str) -> bool:
+        return not options.methods or any(part in name for part in options.methods)
+
+    with students(checkpoints, options.bundles, wanted) as ours, progress_bars() as bar:
+        methods = [*filter(lambda method: wanted(method.name), controls()), *ours]
         if not methods:
             raise InputError(f"--method: expected part of a method's name, found {', '.join(options.methods)}")
         report: Report = {"methods": {method.name: described(method) for method in methods}, "data": {}}

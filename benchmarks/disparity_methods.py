@@ -68,20 +68,32 @@ def controls() -> list[Method]:
 
 
 @contextmanager
-def students(checkpoints: Sequence[str | Path], bundles: Path) -> Iterator[list[Method]]:
+def students(
+    checkpoints: Sequence[str | Path], bundles: Path, wanted: Callable[[str], bool] = lambda _: True
+) -> Iterator[list[Method]]:
     """Every artifact of some checkpoints, as exported to ExecuTorch; exported first where ``bundles`` has none of that content.
 
     Args:
         checkpoints: names of shipped ones, or folders.
+        wanted: of a method's name; a checkpoint of which none is wanted is not exported.
+
+    Raises:
+        InputError: two checkpoints have one name.
     """
     methods: list[Method] = []
     with ExitStack() as stack:
         for checkpoint in checkpoints:
-            bundle = exported(checkpoint, bundles)
             name = str(checkpoint) if str(checkpoint) in shipped_checkpoints() else _name(Path(checkpoint))
-            for artifact in (one for one in bundle.manifest.artifacts if one.format == "executorch"):
-                predictor = stack.enter_context(edge_dp.load(bundle.folder, artifact.name))
-                methods.append(_student(name, artifact.precision, predictor))
+            if any(method.student == name for method in methods):
+                raise InputError(
+                    f"{checkpoint}: expected checkpoints of different names, found {name} twice. Rename one."
+                )
+            precisions = [precision for precision in PRECISIONS if wanted(f"{name} {precision}")]
+            bundle = exported(checkpoint, bundles) if precisions else None
+            for precision in precisions:
+                assert bundle is not None
+                predictor = stack.enter_context(edge_dp.load(bundle.folder, f"executorch-{precision}"))
+                methods.append(_student(name, precision, predictor))
         yield methods
 
 
