@@ -180,8 +180,8 @@ def wide_table(report: Report) -> Table:
         row = [
             f"{method['parameters'] / 1e3:.1f}" if method["parameters"] else "",
             f"{method['multiply_adds'] / 1e6:.0f}" if method["multiply_adds"] else "",
-            f"{first[name]['ms']:.1f}" if name in first else "",
-            f"{first[name]['ms'] / reference:.2f}" if name in first else "",
+            f"{first[name]['CPU ms']:.1f}" if name in first else "",
+            f"{first[name]['CPU ms'] / reference:.2f}" if name in first else "",
         ]
         for key, found in data.items():
             values = found["summary"].get(name, {})
