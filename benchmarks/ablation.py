@@ -67,9 +67,9 @@ class Training:
         """Where the run leaves its checkpoint."""
         return self.folder / "checkpoint"
 
-    def command(self, recipe: str) -> list[str]:
-        """The call of edge-dp; a run that was begun goes on."""
-        call = [sys.executable, "-m", "edge_dp.cli", "train", recipe, "--out", str(self.folder)]
+    def command(self, recipe: str, options: Sequence[str] = ()) -> list[str]:
+        """The call of edge-dp, with options of the machine; a run that was begun goes on."""
+        call = [sys.executable, "-m", "edge_dp.cli", "train", recipe, "--out", str(self.folder), *options]
         for change in self.changes:
             call += ["--set", change]
         return call + ["--resume"] * self.folder.is_dir()
@@ -99,6 +99,7 @@ def main() -> int:
     parser.add_argument(
         "--set", dest="changes", action="append", default=[], help="change of all recipes, key.path=value"
     )
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="to train on; edge-dp train's default unless given")
     parser.add_argument("--limit", type=int, help="only so many scenes of each data set")
     parser.add_argument("--json", action="store_true", help="print JSON in place of tables")
     options = parser.parse_args()
@@ -106,7 +107,7 @@ def main() -> int:
     common = (f"float_stage.steps={options.steps}", "quantised_stage=null", *options.changes)
     runs = trainings(options.variants or list(VARIANTS), options.seeds, common, options.out)
     for run in runs:
-        train(run, options.recipe)
+        train(run, options.recipe, ["--device", options.device] if options.device else [])
     methods = [float_student(f"{run.variant}-{run.seed}", run.checkpoint) for run in runs]
     found = {}
     with progress_bars() as bar:
@@ -125,7 +126,7 @@ def main() -> int:
     return 0
 
 
-def train(run: Training, recipe: str) -> None:
+def train(run: Training, recipe: str, options: Sequence[str] = ()) -> None:
     """Train unless that is done.
 
     Raises:
@@ -135,7 +136,7 @@ def train(run: Training, recipe: str) -> None:
         return
     run.folder.parent.mkdir(parents=True, exist_ok=True)
     print(f"{run.variant}, seed {run.seed}", file=sys.stderr)
-    if code := subprocess.run(run.command(recipe), check=False, stdout=subprocess.DEVNULL).returncode:
+    if code := subprocess.run(run.command(recipe, options), check=False, stdout=subprocess.DEVNULL).returncode:
         raise TrainingError(
             f"{run.variant}, seed {run.seed}: edge-dp train ended with {code}, see above; mend it and call again to go on"
         )
