@@ -108,7 +108,7 @@ def pixel4() -> SceneSet:
 
 def canon() -> SceneSet:
     """DP119 scenes with metric depth: t = (p99 - 1/Z) / (p99 - p1) in 0.3 m <= Z < 10 m, and the lens's slope."""
-    captures = Dp119(_folder("dual_pixel", "canon_r6"), groups=SCENES)
+    captures = _dp119(SCENES)
 
     def truth(sample: DpSample) -> Truth:
         assert sample.depth is not None and sample.mask is not None
@@ -131,7 +131,7 @@ def canon() -> SceneSet:
 
 def planes() -> SceneSet:
     """Fronto-parallel planes at 0.6 m and 1.5 m, f/4: median distance of the disparity from the matched one, where that holds."""
-    captures = Dp119(_folder("dual_pixel", "canon_r6"), groups=("flat",))
+    captures = _dp119(("flat",))
     names = tuple(name for name in captures.names if name.endswith("/f4"))
 
     def scored(disparity: Map, sample: DpSample) -> Scores:
@@ -223,6 +223,11 @@ def matched(captures: DpDataset, name: str) -> Truth:
     return found.disparity, found.usable
 
 
+@cache
+def _dp119(groups: tuple[str, ...]) -> Dp119:
+    return Dp119(_folder("dual_pixel", "canon_r6"), groups=groups)
+
+
 def line_of(points: NDArray[np.float64]) -> tuple[float, float]:
     """Slope and offset of y against x by least absolute deviations, reweighted least squares; points (n, 2)."""
     x, y = points.T
@@ -240,7 +245,7 @@ def line_of(points: NDArray[np.float64]) -> tuple[float, float]:
 def matched_points(captures: SceneSet) -> NDArray[np.float64]:
     """Inverse depth and matched disparity, over all scenes; for the slope that a method's is compared with."""
     assert captures.points is not None
-    dataset = Dp119(_folder("dual_pixel", "canon_r6"), groups=SCENES)
+    dataset = _dp119(SCENES)
     return np.concatenate([captures.points(matched(dataset, name)[0], captures.read(name)) for name in captures.names])
 
 
