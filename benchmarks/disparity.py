@@ -45,6 +45,9 @@ def main() -> int:
     )
     parser.add_argument("--method", dest="methods", action="append", help="only methods whose name contains this")
     parser.add_argument("--bundles", type=Path, default=Path("out/benchmark_bundles"), help="where exports are kept")
+    parser.add_argument(
+        "--size", help="height x width to export at, no larger than the captures (default: the checkpoint's)"
+    )
     parser.add_argument("--limit", type=int, help="only so many scenes of each data set")
     parser.add_argument("--scenes", action="store_true", help="a table per data set with a row per scene")
     parser.add_argument("--json", action="store_true", help="print JSON in place of tables")
@@ -53,10 +56,12 @@ def main() -> int:
     cv2.setNumThreads(1)  # as the engines
     checkpoints = options.checkpoints or list(shipped_checkpoints())
 
+    size = None if options.size is None else _size(options.size)
+
     def wanted(name: str) -> bool:
         return not options.methods or any(part in name for part in options.methods)
 
-    with students(checkpoints, options.bundles, wanted) as ours, progress_bars() as bar:
+    with students(checkpoints, options.bundles, wanted, size) as ours, progress_bars() as bar:
         methods = [*filter(lambda method: wanted(method.name), controls()), *ours]
         if not methods:
             raise InputError(f"--method: expected part of a method's name, found {', '.join(options.methods)}")
@@ -70,6 +75,13 @@ def main() -> int:
     else:
         show(report, options.scenes)
     return int(options.gate and any(not bound["passed"] for bound in report["bounds"]))
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise InputError(f"--size: expected HEIGHTxWIDTH such as 384x512, found {text}")
+    return int(height), int(width)
 
 
 def described(method: Method) -> Report:

@@ -69,13 +69,17 @@ def controls() -> list[Method]:
 
 @contextmanager
 def students(
-    checkpoints: Sequence[str | Path], bundles: Path, wanted: Callable[[str], bool] = lambda _: True
+    checkpoints: Sequence[str | Path],
+    bundles: Path,
+    wanted: Callable[[str], bool] = lambda _: True,
+    size: tuple[int, int] | None = None,
 ) -> Iterator[list[Method]]:
     """Every artifact of some checkpoints, as exported to ExecuTorch; exported first where ``bundles`` has none of that content.
 
     Args:
         checkpoints: names of shipped ones, or folders.
         wanted: of a method's name; a checkpoint of which none is wanted is not exported.
+        size: height and width of the input; the checkpoint's own unless given.
 
     Raises:
         InputError: two checkpoints have one name.
@@ -89,7 +93,7 @@ def students(
                     f"{checkpoint}: expected checkpoints of different names, found {name} twice. Rename one."
                 )
             precisions = [precision for precision in PRECISIONS if wanted(f"{name} {precision}")]
-            bundle = exported(checkpoint, bundles) if precisions else None
+            bundle = exported(checkpoint, bundles, size) if precisions else None
             for precision in precisions:
                 assert bundle is not None
                 predictor = stack.enter_context(edge_dp.load(bundle.folder, f"executorch-{precision}"))
@@ -117,8 +121,8 @@ def float_student(name: str, checkpoint: Path) -> Method:
     return Method(name, predict, saved.student, "float", parameters, network_width=student.width)
 
 
-def exported(checkpoint: str | Path, bundles: Path) -> Bundle:
-    """The bundle of a checkpoint, made unless ``bundles`` holds one of the same weights and ranges.
+def exported(checkpoint: str | Path, bundles: Path, size: tuple[int, int] | None = None) -> Bundle:
+    """The bundle of a checkpoint, made unless ``bundles`` holds one of the same weights, ranges and size.
 
     Raises:
         InputError: there is no such checkpoint.
@@ -129,10 +133,11 @@ def exported(checkpoint: str | Path, bundles: Path) -> Bundle:
         known = ", ".join(shipped_checkpoints())
         raise InputError(f"{checkpoint}: expected a checkpoint's folder or one of {known}, found neither.")
     # The configuration holds the checksums of weights and ranges.
-    place = bundles / f"{folder.name}-{sha256(folder / 'config.yaml')[:12]}"
+    at = f"-{size[0]}x{size[1]}" if size else ""
+    place = bundles / f"{folder.name}-{sha256(folder / 'config.yaml')[:12]}{at}"
     if (place / MANIFEST).is_file():
         return read_bundle(place)
-    return edge_dp.export_checkpoint(checkpoint, place, formats=["executorch"], precision=PRECISIONS)
+    return edge_dp.export_checkpoint(checkpoint, place, formats=["executorch"], precision=PRECISIONS, size=size)
 
 
 def _name(folder: Path) -> str:
