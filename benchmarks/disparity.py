@@ -32,7 +32,7 @@ from edge_dp.cli.progress import progress_bars
 from edge_dp.errors import EdgeDpError, InputError
 from edge_dp.models.checkpoint import shipped_checkpoints
 
-WIDTH = 190
+WIDTH = 230
 Report = dict[str, Any]
 """Plain values, ready for JSON: ``methods`` by name, ``data`` by set, with ``scores`` by method and scene, and ``bounds``."""
 

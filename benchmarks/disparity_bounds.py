@@ -14,6 +14,8 @@ AT_MOST: dict[tuple[str, str], dict[str, float]] = {
 """By student and data set, of the int8 artifact's means."""
 SLOPE_SHARE = 0.25
 PLANE_PX = 0.2
+SIGN_SETS = ("pixel4", "canon", "antinous", "lytro")
+"""Rendered scenes may be all at one distance, or show nothing that matches."""
 INT8_SETS = ("pixel4", "canon", "rendered")
 """Light fields reach beyond the disparities that the students' integers hold."""
 INT8_AI2_SHARE, INT8_PX = 0.02, 0.05
@@ -51,7 +53,7 @@ def judge(report: dict[str, Any]) -> list[dict[str, Any]]:
                 if name == "planes":
                     for scene, scores in found["scores"][method].items():
                         add(method, name, f"{scene}: |bias| px", scores["|bias| px"], PLANE_PX)
-                if "sign" in mine:
+                if name in SIGN_SETS:
                     add(method, name, "1 - sign", 1 - mine["sign"], 0.0)
             fp32 = found["summary"].get(f"{student} fp32")
             if fp32 and name in INT8_SETS:
