@@ -1,120 +1,214 @@
 """The distillation run: simulate and label, train the float student, train it quantisation-aware, write the checkpoint.
 
-Everything is a function of the recipe: captures of their index, batches and learning rates of the step. So the complete state of
-a run is weights, optimiser moments and a step number, and a run killed at any moment goes on from its last save as if nothing
-had happened.
+Everything is a function of the recipe: captures of their index, batches, learning rates and noise of the step. So the complete
+state of a run is weights, their average, optimiser moments and a step number, and a run killed at any moment goes on from its
+last save as if nothing had happened.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import os
 import platform
-import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from edge_dp._version import VERSION
-from edge_dp.errors import TrainingError
-from edge_dp.files import atomic_write, json_dump, json_load
+from edge_dp.errors import InputError, MissingExtraError
 from edge_dp.models.checkpoint import Checkpoint, write_checkpoint
 from edge_dp.models.registry import build_student, student_entry
 from edge_dp.preprocessing import ExposureNormalisation
+from edge_dp.quantization.ranges import ActivationRange
 from edge_dp.simulation.shards import claim_folder
-from edge_dp.training.labels import SHARD_SIZE, Samples, data_set_key, read_shards, write_shards
-from edge_dp.training.losses import l1, laplace_nll
-from edge_dp.training.recipe import Recipe, StageRecipe
+from edge_dp.training.labels import SHARD_SIZE, Samples, data_set_key, read_provenance, read_shards, write_shards
+from edge_dp.training.labels.teachers import resolve, teacher_note
+from edge_dp.training.loop.batches import BatchMaker
+from edge_dp.training.loop.evaluate import end_point_error, teacher_error
+from edge_dp.training.loop.processes import Processes, join_processes
+from edge_dp.training.loop.record import Clock, Record
+from edge_dp.training.loop.sources import InMemory, Simulated, Source, join, part
+from edge_dp.training.loop.stage import Loop, Progress
+from edge_dp.training.recipe import QuantisedStageRecipe, Recipe
 
-Progress = Callable[[str, int, int, str], None]
-"""Called with the stage's name, steps done, steps in all and a short text."""
-
-TEACHER_LICENCE = "none: OpenCV semi-global matching has no weights (code Apache-2.0)"
 DATA_LICENCE = "none: procedural scenes rendered by edge_dp"
+_SHOWN = 4  # held-out captures in a picture
 
 
 def train(
-    recipe: Recipe, folder: Path, *, resume: bool = False, workers: int | None = None, progress: Progress
+    recipe: Recipe,
+    folder: Path,
+    *,
+    resume: bool = False,
+    workers: int | None = None,
+    device: str = "cpu",
+    progress: Progress,
 ) -> Path:
-    """Run a recipe.
+    """Run a recipe, alone or as one of the processes that ``torchrun`` started; they must see the same ``folder``.
 
     Args:
-        folder: of the run; holds the simulated captures, the state and in the end ``checkpoint/``.
+        folder: of the run; holds the simulated captures, the states, the records and in the end ``checkpoint/``.
         resume: go on with what ``folder`` holds; otherwise it must not hold a run.
         workers: processes that simulate; all cores unless given.
-        progress: see ``Progress``.
+        device: ``cpu`` or ``cuda``.
+        progress: see ``Progress``; called in the first process.
 
     Returns:
         The checkpoint's folder.
 
     Raises:
-        InputError: the folder holds another run or something else, or nothing to resume.
+        InputError: the folder holds another run or something else, or nothing to resume, or a batch cannot be shared.
+        MissingExtraError: a stage needs what is not installed.
+        TrainingError: training cannot go on; what was saved last is kept.
     """
-    claim_folder(folder, "recipe.json", dataclasses.asdict(recipe), holds="run", resume=resume)
-    clock = _Clock(folder / "seconds.json")
-    with clock.measure("simulate"):
-        samples, held_out = _samples(recipe, folder, workers or os.cpu_count() or 1, progress)
+    _check_installed(recipe, device)
+    with join_processes(device) as processes:
+        for stage in recipe.stages.values():
+            processes.share(stage.batch)
+        if processes.is_first:
+            claim_folder(folder, "recipe.json", dataclasses.asdict(recipe), holds="run", resume=resume)
+        clock = Clock(folder / "seconds.json" if processes.is_first else None)
+        with clock.measure("simulate"):
+            shards = _captures(recipe, folder, workers or os.cpu_count() or 1, processes, progress)
+        return _distil(recipe, folder, shards, workers or os.cpu_count() or 1, processes, clock, progress)
+
+
+def _distil(
+    recipe: Recipe,
+    folder: Path,
+    captures: Samples,
+    workers: int,
+    processes: Processes,
+    clock: Clock,
+    progress: Progress,
+) -> Path:
+    device, data = processes.device, recipe.data
+    held_out = part(captures, slice(data.held_out))
+    is_in_loop = data.simulated == "loop"
+    known = InMemory(
+        part(captures, slice(None if is_in_loop else data.held_out, None)), use_mask=recipe.targets.use_mask
+    )
+    source: Source = Simulated(recipe, device) if is_in_loop else known
+    seen = getattr(student_entry(recipe.student), "views", 2)
+    make = BatchMaker(source, recipe.targets, recipe.seed, seen, device)
+    record = Record(folder, *data.simulation.scene.disparity) if processes.is_first else None
+    threads = max(1, workers // processes.count) if is_in_loop else 1
+    shown = part(held_out, slice(_SHOWN))
+    loop = Loop(recipe, folder, processes, make, threads, shown, seen, record, clock, progress)
     torch.manual_seed(recipe.seed)
-    student = build_student(recipe.student)
-    run = _Run(recipe, folder, samples, progress)
-
-    with clock.measure("float"):
-        run.stage("float", 0, student, recipe.float_stage)
+    student = build_student(recipe.student).to(processes.device)
+    processes.share_batch_norm(student)
+    loop.run("float", student)
     student.eval()
-    float_epe = evaluate(student, held_out)
+    errors = {"teacher": teacher_error(held_out)}
+    if processes.is_first:
+        errors["float"] = end_point_error(student, held_out, seen, processes.device)
     student.fold_batch_norm()
-
-    from edge_dp.quantization import qat  # needs torchao, which the stages before do without
-
-    height, width = samples.views.shape[2:]
-    prepared = qat.prepare(student, (torch.zeros(1, 2, height, width),))
-    stage = recipe.quantised_stage
-    with clock.measure("quantised"), contextlib.ExitStack() as noise:
-
-        def after(step: int) -> None:
-            if step == stage.observe_steps:
-                qat.freeze_ranges(prepared)
-                qat.set_output_ranges(prepared, _output_limits(recipe))
-                noise.enter_context(qat.rounding_noise(prepared, stage.rounding_noise))
-
-        run.stage("quantised", 1, prepared, stage, after)
-    qat.freeze_ranges(prepared)
-    student.load_state_dict({name: prepared.get_parameter(name) for name in student.state_dict()})
+    ranges: list[ActivationRange] = []
+    if recipe.quantised_stage is not None:
+        shape = (1, seen, *(recipe.quantised_stage.crop or source.size))
+        prepared, ranges = _quantised(loop, student, recipe.quantised_stage, shape)
+        if processes.is_first:
+            errors["quantised"] = end_point_error(prepared, held_out, seen, processes.device)
     checkpoint = Checkpoint(
         student=recipe.student,
         input_size=student_entry(recipe.student).size,
-        weights={name: tensor.detach().numpy().copy() for name, tensor in student.state_dict().items()},
-        ranges=tuple(qat.read_ranges(prepared)),
+        weights={name: tensor.detach().cpu().numpy().copy() for name, tensor in student.state_dict().items()},
+        ranges=tuple(ranges),
         exposure=ExposureNormalisation(),
-        training={
-            "recipe": dataclasses.asdict(recipe),
-            "data": "procedural layered scenes; uniform and field-varying point-spread functions; shading, noise, raw levels",
-            "data_licence": DATA_LICENCE,
-            "teacher": "opencv-sgbm with left-right check on simulated wide-baseline pairs to both sides",
-            "teacher_licence": TEACHER_LICENCE,
-            "ground_truth_used": False,
-            "metrics": {
-                "held_out_epe_px_float": round(float_epe, 4),
-                "held_out_epe_px_quantised": round(evaluate(prepared, held_out), 4),
-                "held_out_epe_px_teacher": _teacher_epe(held_out),
-            },
-            "minutes": round(sum(clock.seconds.values()) / 60, 1),
-            "minutes_of_part": {name: round(seconds / 60, 1) for name, seconds in clock.seconds.items()},
-            "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
-            "versions": {"edge_dp": VERSION, "torch": torch.__version__},
-        },
+        training=_training(recipe, processes, clock, errors, len(captures) - len(known.usable)),
     )
-    return write_checkpoint(checkpoint, folder / "checkpoint")
+    if processes.is_first:
+        write_checkpoint(checkpoint, folder / "checkpoint")
+    processes.wait()
+    return folder / "checkpoint"
+
+
+def _quantised(
+    loop: Loop, student: nn.Module, stage: QuantisedStageRecipe, shape: tuple[int, ...]
+) -> tuple[nn.Module, list[ActivationRange]]:
+    """Train ``student`` quantisation-aware, in place; the graph that was trained and the ranges of its activations."""
+    from edge_dp.quantization import qat  # needs torchao, which the stages before do without
+
+    device = loop.processes.device
+    prepared = qat.prepare(student, (torch.zeros(shape, device=device),)).to(device)
+    with contextlib.ExitStack() as noise:
+
+        def after(step: int) -> None:
+            if step <= stage.observe_steps:
+                loop.processes.share_ranges(prepared)
+            if step == stage.observe_steps:
+                qat.freeze_ranges(prepared)
+                qat.set_output_ranges(prepared, _output_limits(loop.recipe))
+                noise.enter_context(qat.rounding_noise(prepared, stage.rounding_noise))
+
+        loop.run("quantised", prepared, after=after, quiet_until=stage.observe_steps)
+    qat.freeze_ranges(prepared)
+    student.load_state_dict({name: prepared.get_parameter(name) for name in student.state_dict()})
+    return prepared, list(qat.read_ranges(prepared))
+
+
+def _training(
+    recipe: Recipe, processes: Processes, clock: Clock, errors: dict[str, float | None], without_labels: int
+) -> dict[str, Any]:
+    """What the checkpoint says of where it comes from."""
+    waiting = ": waiting for data"
+    seconds = {name: value for name, value in clock.seconds.items() if not name.endswith(waiting)}
+    shares = {
+        name: clock.seconds.get(name + waiting, 0.0) / max(seconds.get(name, 0.0), 1e-9) for name in recipe.stages
+    }
+    cuda = torch.cuda.get_device_name(processes.device) if processes.device.type == "cuda" else None
+    return {
+        "recipe": dataclasses.asdict(recipe),
+        **_origin(recipe),
+        "ground_truth_used": recipe.targets.supervision == "ground_truth",
+        "captures_without_labels": without_labels,
+        "metrics": {
+            f"held_out_epe_px_{name}": None if error is None else round(error, 4)
+            for name in ("float", "quantised", "teacher")
+            if name in errors
+            for error in [errors[name]]
+        },
+        "minutes": round(sum(seconds.values()) / 60, 1),
+        "minutes_of_part": {name: round(value / 60, 1) for name, value in seconds.items()},
+        "data_wait_share": {name: round(share, 4) for name, share in shares.items()},
+        "machine": {
+            "processor": cuda or platform.processor() or platform.machine(),
+            "threads": torch.get_num_threads(),
+            "processes": processes.count,
+        },
+        "versions": {"edge_dp": VERSION, "torch": torch.__version__},
+    }
+
+
+def _origin(recipe: Recipe) -> dict[str, Any]:
+    """Captures and teachers with their licences, in words, and what the labelled captures say of themselves."""
+    notes = [teacher_note(resolve(recipe.teacher))]
+    sets = [read_provenance(_shards(folder)[0]) for folder in recipe.data.labelled]
+    notes += [one["teacher"] for one in sets]
+    captures = "procedural layered scenes; uniform and field-varying point-spread functions; shading, noise, raw levels"
+    return {
+        "data": "; ".join([captures, *(f"labelled captures: {one['source'].get('kind', 'unknown')}" for one in sets)]),
+        "data_licence": "; ".join([DATA_LICENCE, *(["of the labelled captures: see their source"] if sets else [])]),
+        "teacher": "; ".join(dict.fromkeys(note["name"] for note in notes)),
+        "teacher_licence": "; ".join(dict.fromkeys(_licence(note) for note in notes)),
+        "labels": {
+            "teachers": notes,
+            "config": dataclasses.asdict(recipe.labels),
+            "sets": [one["source"] for one in sets],
+        },
+    }
+
+
+def _licence(note: dict[str, Any]) -> str:
+    licence = note["licence"]
+    use = "" if licence["commercial"] else "; no commercial use"
+    return f"{note['name']}: code {licence['code']}, weights {licence['weights']}{use}"
 
 
 def _output_limits(recipe: Recipe) -> list[tuple[float, float]]:
@@ -124,190 +218,51 @@ def _output_limits(recipe: Recipe) -> list[tuple[float, float]]:
     return [(low - margin, high + margin), (-0.1, 1.1)]
 
 
-def evaluate(module: nn.Module, samples: Samples) -> float:
-    """Mean absolute disparity error against the simulated truth, px of the input, over every output pixel."""
-    errors = []
-    with torch.no_grad():
-        for start in range(0, len(samples), 16):
-            part = slice(start, start + 16)
-            views = ExposureNormalisation()(samples.views[part].astype(np.float32))
-            disparity, _ = module(torch.from_numpy(views))
-            errors.append(np.abs(disparity.numpy()[:, 0] - samples.truth[part].astype(np.float32)).mean(axis=(1, 2)))
-    return float(np.concatenate(errors).mean())
-
-
-def draw_batch(
-    samples: Samples, seed: int, stage: int, step: int, size: int, blank_share: float = 0.0
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The batch of one step, a function of its arguments alone.
-
-    Args:
-        blank_share: of captures whose views give way to noise or constants while their labels stay. Where nothing can be
-            matched the network then learns to expect the middle of all disparities, and to be unsure, instead of guessing
-            wildly; a guess is what small differences in rounding disturb most.
-
-    Returns:
-        views (B, 2, H, W), label and mask (B, 1, H/2, W/2).
-    """
-    rng = np.random.default_rng([seed, stage, step])
-    chosen = rng.integers(0, len(samples), size)
-    views = samples.views[chosen].astype(np.float32)
-    label, mask = samples.label[chosen].astype(np.float32), samples.mask[chosen]
-    for i in range(size):
-        if rng.uniform() < 0.5:  # upside down: nothing changes along the dual-pixel axis
-            views[i], label[i], mask[i] = views[i, :, ::-1], label[i, ::-1], mask[i, ::-1]
-        if rng.uniform() < 0.5:  # mirrored: left and right trade places, and the disparity keeps its sign
-            views[i], label[i], mask[i] = views[i, ::-1, :, ::-1], label[i, :, ::-1], mask[i, :, ::-1]
-    views = _expose(rng, views)
-    if blank_share:
-        for i in np.flatnonzero(rng.uniform(size=size) < blank_share).tolist():
-            views[i] = _blank(rng, views[i].shape)
-    return torch.from_numpy(views), torch.from_numpy(label)[:, None], torch.from_numpy(mask)[:, None]
-
-
-def _expose(rng: np.random.Generator, views: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Exposure as the deployed model sees it, scattered: a crop's mean is not the mean of the whole image."""
-    scatter = np.exp(rng.uniform(-0.7, 0.7, (len(views), 1, 1, 1)))
-    return np.clip(ExposureNormalisation()(views) * scatter, 0.0, 1.0).astype(np.float32)
-
-
-def _blank(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Views (2, H, W) without a scene: a level each, often the same or clipped to black or white, and independent noise."""
-    levels = rng.uniform(-0.5, 1.5, (1 if rng.uniform() < 0.5 else 2, 1, 1))
-    noise = rng.uniform(-0.5, 0.5, shape) * rng.choice([0.0, rng.uniform(), 1.0])
-    return np.clip(np.clip(levels, 0.0, 1.0) + noise, 0.0, 1.0).astype(np.float32)
-
-
-def learning_rate(stage: StageRecipe, step: int) -> float:
-    """One cycle: a linear rise over the first tenth, then half a cosine down to zero (Smith and Topin 2019)."""
-    rise = max(1, stage.steps // 10)
-    if step < rise:
-        return stage.learning_rate * (step + 1) / rise
-    return stage.learning_rate * 0.5 * (1.0 + math.cos(math.pi * (step - rise) / max(1, stage.steps - rise)))
-
-
-class _Clock:
-    """Seconds spent in each part of the run, over all sessions that worked on it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.seconds: dict[str, float] = json_load(path) if path.is_file() else {}
-
-    @contextlib.contextmanager
-    def measure(self, part: str) -> Iterator[None]:
-        start = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[part] = round(self.seconds.get(part, 0.0) + time.monotonic() - start, 1)
-            json_dump(self.seconds, self.path)
-
-
-class _Run:
-    """What the stages of one run share."""
-
-    def __init__(self, recipe: Recipe, folder: Path, samples: Samples, progress: Progress) -> None:
-        self.recipe, self.folder, self.samples, self.progress = recipe, folder, samples, progress
-
-    def stage(
-        self,
-        name: str,
-        index: int,
-        module: nn.Module,
-        stage: StageRecipe,
-        after: Callable[[int], None] = lambda _: None,
-    ) -> None:
-        """Train ``module`` in place for one stage, from its last save where there is one; ``after`` is called after each step."""
-        parameters = dict(module.named_parameters())
-        optimiser = torch.optim.AdamW(parameters.values(), lr=stage.learning_rate, weight_decay=stage.weight_decay)
-        state = self.folder / f"{name}.safetensors"
-        first = _load_state(state, module, parameters, optimiser) if state.is_file() else 0
-        for step in range(1, first + 1):
-            after(step)
-        smooth = math.nan
-        for step in range(first, stage.steps):
-            for group in optimiser.param_groups:
-                group["lr"] = learning_rate(stage, step)
-            torch.manual_seed(hash((self.recipe.seed, index, step)))  # noise too is a function of the step alone
-            views, label, mask = draw_batch(self.samples, self.recipe.seed, index, step, stage.batch, stage.blank_share)
-            disparity, confidence = module(views.to(memory_format=torch.channels_last))
-            error = l1(disparity, label, mask)
-            loss = laplace_nll(disparity, confidence, label, mask) + error
-            if not math.isfinite(loss.item()):
-                raise TrainingError(
-                    f"{name} stage, step {step}: the loss is not finite; lower learning_rate in the recipe"
-                )
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(parameters.values(), 5.0)
-            optimiser.step()
-            value = error.item()
-            smooth = value if math.isnan(smooth) else 0.98 * smooth + 0.02 * value
-            after(step + 1)
-            self.progress(name, step + 1, stage.steps, f"error against the teacher {smooth:.3f} px")
-            if (step + 1) % self.recipe.save_every == 0 or step + 1 == stage.steps:
-                _save_state(state, step + 1, module, parameters, optimiser)
-
-
-def _save_state(
-    path: Path, step: int, module: nn.Module, parameters: dict[str, nn.Parameter], optimiser: torch.optim.Optimizer
-) -> None:
-    tensors = {f"module/{name}": value for name, value in module.state_dict().items()}
-    for name, parameter in parameters.items():
-        tensors |= {f"optimiser/{name}/{key}": value for key, value in optimiser.state[parameter].items()}
-    tensors = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
-    with atomic_write(path) as temporary:
-        save_file(tensors, temporary, metadata={"step": str(step)})
-
-
-def _load_state(
-    path: Path, module: nn.Module, parameters: dict[str, nn.Parameter], optimiser: torch.optim.Optimizer
-) -> int:
-    try:
-        with safe_open(path, framework="pt") as file:
-            step = int(file.metadata()["step"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise TrainingError(f"{path}: damaged state ({error}); delete it to start this stage again") from error
-    modules = {name.removeprefix("module/"): value for name, value in tensors.items() if name.startswith("module/")}
-    state: Any = OrderedDict(modules)
-    versions: Any = module.state_dict()
-    state._metadata = versions._metadata  # without them torchao resets each observer's eps
-    _fit_buffers(module, modules)
-    module.load_state_dict(state)
-    for name, parameter in parameters.items():
-        prefix = f"optimiser/{name}/"
-        optimiser.state[parameter] = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    return step
-
-
-def _fit_buffers(module: nn.Module, state: dict[str, Tensor]) -> None:
-    """Observers start with empty buffers and take their shape from the first data; give them the saved shapes."""
-    for name, buffer in module.named_buffers():
-        if name in state and buffer.shape != state[name].shape:
-            buffer.resize_(state[name].shape)
-
-
-def _samples(recipe: Recipe, folder: Path, workers: int, progress: Progress) -> tuple[Samples, Samples]:
-    """Training and held-out captures; the held-out ones come first in the set and are never trained on."""
+def _captures(recipe: Recipe, folder: Path, workers: int, processes: Processes, progress: Progress) -> Samples:
+    """Held-out captures, which are never trained on, and after them those to train on, unless the loop simulates them."""
     data = recipe.data
-    total = data.captures + data.held_out
-    key = data_set_key(recipe.seed, data.simulation, recipe.teacher)
+    total = data.held_out + (data.captures if data.simulated == "workers" else 0)
+    teacher = recipe.teacher
+    key = data_set_key(recipe.seed, data.simulation, teacher, recipe.labels)
+    if not processes.is_first:  # the first one makes the shards, and the others find them
+        processes.wait()
     shards = write_shards(
         folder / f"captures_{key}",
         total,
         recipe.seed,
         data.simulation,
-        recipe.teacher,
+        teacher,
         workers,
         lambda done: progress("simulate", min(done, total), total, f"shards of {SHARD_SIZE} captures"),
+        recipe.labels,
     )
-    everything = read_shards(shards)
-    arrays = dataclasses.astuple(everything)
-    held_out = Samples(*(array[: data.held_out] for array in arrays))
-    return Samples(*(array[data.held_out : total] for array in arrays)), held_out
+    if processes.is_first:
+        processes.wait()
+    simulated = part(read_shards(shards), slice(total))
+    return join([simulated, *(read_shards(_shards(folder)) for folder in data.labelled)])
 
 
-def _teacher_epe(samples: Samples) -> float | None:
-    errors = np.abs(samples.label.astype(np.float32) - samples.truth.astype(np.float32))[samples.mask]
-    return round(float(errors.mean()), 4) if errors.size else None
+def _shards(folder: str) -> list[Path]:
+    """Of a folder of labels.
+
+    Raises:
+        InputError: there are none.
+    """
+    shards = sorted(Path(folder).glob("shard_*.npz"))
+    if not shards:
+        raise InputError(
+            f"data: labelled: {folder}: expected shards that edge-dp label wrote, found none. Check the path."
+        )
+    return shards
+
+
+def _check_installed(recipe: Recipe, device: str) -> None:
+    """Before hours of work, what the later stages will need."""
+    resolve(recipe.teacher)
+    if recipe.quantised_stage is not None and find_spec("torchao") is None:
+        raise MissingExtraError(
+            "quantised_stage needs torchao: pip install 'edge-dp[train]', or leave that stage out of the recipe"
+        )
+    compiler = os.environ.get("CXX", "g++")
+    if recipe.float_stage.compile and device == "cpu" and shutil.which(compiler) is None:
+        raise MissingExtraError(f"float_stage: compile needs a C++ compiler, found no {compiler}; set compile: false")

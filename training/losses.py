@@ -1,12 +1,14 @@
 """Losses of the distillation, each with formula, source and shapes.
 
 All take maps (N, 1, H, W) and a mask (N, 1, H, W) bool, and give the mean over the mask: a number, 0 where the mask is empty.
-What lies outside the mask may be anything, NaN too, and has no gradient.
+What lies outside the mask may be anything, NaN too, and has no gradient. ``mean`` takes that mean: processes that share a batch
+divide by what all their masks hold.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -14,9 +16,19 @@ from torch import Tensor
 from edge_dp.models.confidence import B_MAX, LOG_RATIO
 
 _FLAT = 1e-12  # px^2: variance of a prediction that says nothing
+_HARD = 1e-6  # px: the spread of a label that has none
+
+Mean = Callable[[Tensor, Tensor], Tensor]
+"""Gives the mean of a map (N, 1, H, W) over a mask of its shape; 0 where the mask is empty."""
 
 
-def laplace_nll(disparity: Tensor, confidence: Tensor, label: Tensor, mask: Tensor) -> Tensor:
+def masked_mean(value: Tensor, mask: Tensor) -> Tensor:
+    """Sum over the mask by its count; see ``Mean``."""
+    weight = mask.to(value.dtype)
+    return (value * weight).sum() / weight.sum().clamp(min=1.0)
+
+
+def laplace_nll(disparity: Tensor, confidence: Tensor, label: Tensor, mask: Tensor, mean: Mean = masked_mean) -> Tensor:
     """Negative log-likelihood of the label under a Laplace distribution with the student's own expected error.
 
     L = mean over mask of |d - t| / b + ln(2 b), with ln b affine in the confidence (``edge_dp.models.confidence``).
@@ -29,10 +41,10 @@ def laplace_nll(disparity: Tensor, confidence: Tensor, label: Tensor, mask: Tens
     disparity, confidence, label = _within(mask, disparity, confidence, label)
     log_b = math.log(B_MAX) + confidence * LOG_RATIO
     nll = (disparity - label).abs() * torch.exp(-log_b) + log_b + math.log(2.0)
-    return _masked_mean(nll, mask)
+    return mean(nll, mask)
 
 
-def gaussian_nll(disparity: Tensor, log_sigma: Tensor, label: Tensor, mask: Tensor) -> Tensor:
+def gaussian_nll(disparity: Tensor, log_sigma: Tensor, label: Tensor, mask: Tensor, mean: Mean = masked_mean) -> Tensor:
     """Negative log-likelihood of the label under the student's Gaussian.
 
     L = mean of (d - t)^2 / (2 sigma^2) + ln sigma + ln(2 pi) / 2.
@@ -44,7 +56,7 @@ def gaussian_nll(disparity: Tensor, log_sigma: Tensor, label: Tensor, mask: Tens
     """
     disparity, log_sigma, label = _within(mask, disparity, log_sigma, label)
     squared = ((disparity - label) * torch.exp(-log_sigma)) ** 2
-    return _masked_mean(0.5 * squared + log_sigma + 0.5 * math.log(2.0 * math.pi), mask)
+    return mean(0.5 * squared + log_sigma + 0.5 * math.log(2.0 * math.pi), mask)
 
 
 def gaussian_kl(
@@ -53,6 +65,7 @@ def gaussian_kl(
     label: Tensor,
     label_sigma: Tensor,
     mask: Tensor,
+    mean: Mean = masked_mean,
     *,
     floor: float = 0.02,
     of_label: bool = False,
@@ -75,16 +88,49 @@ def gaussian_kl(
     log_label = torch.log(torch.where(mask, label_sigma, torch.ones_like(label_sigma)).clamp(min=floor))
     log_p, log_q = (log_label, log_sigma) if of_label else (log_sigma, log_label)
     ratio = torch.exp(2.0 * (log_p - log_q)) + ((disparity - label) * torch.exp(-log_q)) ** 2
-    return _masked_mean(log_q - log_p + 0.5 * ratio - 0.5, mask)
+    return mean(log_q - log_p + 0.5 * ratio - 0.5, mask)
 
 
-def l1(disparity: Tensor, label: Tensor, mask: Tensor) -> Tensor:
+def expected_l1(
+    disparity: Tensor, label: Tensor, label_sigma: Tensor, mask: Tensor, mean: Mean = masked_mean
+) -> Tensor:
+    """Mean of E |d - t| over the mask, px, where t is Gaussian around the label: ``l1`` for labels that know their spread.
+
+    E |d - t| = sigma sqrt(2 / pi) exp(-z^2 / 2) + |d - mu| erf(|z| / sqrt 2), z = (d - mu) / sigma: the mean of the folded
+    normal distribution (Leone et al., Technometrics 1961, equation 2). An error within the label's spread hardly
+    counts; one far beyond it counts as in ``l1``, so that a wrong label has no more pull than any other.
+
+    Args:
+        disparity, label, label_sigma: px; a sigma of 0 is a hard label.
+    """
+    disparity, label = _within(mask, disparity, label)
+    return mean(_expected_distance(disparity, label, label_sigma, mask), mask)
+
+
+def laplace_cross_entropy(
+    disparity: Tensor, confidence: Tensor, label: Tensor, label_sigma: Tensor, mask: Tensor, mean: Mean = masked_mean
+) -> Tensor:
+    """Cross-entropy of the label's Gaussian t under the student's Laplace distribution s: KL(t || s) but for a constant.
+
+    L = mean over mask of E |d - t| / b + ln(2 b), see ``expected_l1`` and ``laplace_nll``, which it is for sigma = 0. The
+    student's b takes up what the label does not know.
+
+    Args:
+        disparity, confidence, label, label_sigma: px, code, px, px.
+    """
+    disparity, confidence, label = _within(mask, disparity, confidence, label)
+    log_b = math.log(B_MAX) + confidence * LOG_RATIO
+    distance = _expected_distance(disparity, label, label_sigma, mask)
+    return mean(distance * torch.exp(-log_b) + log_b + math.log(2.0), mask)
+
+
+def l1(disparity: Tensor, label: Tensor, mask: Tensor, mean: Mean = masked_mean) -> Tensor:
     """Mean of |d - t| over the mask, px."""
     disparity, label = _within(mask, disparity, label)
-    return _masked_mean((disparity - label).abs(), mask)
+    return mean((disparity - label).abs(), mask)
 
 
-def affine_invariant_l1(disparity: Tensor, label: Tensor, mask: Tensor) -> Tensor:
+def affine_invariant_l1(disparity: Tensor, label: Tensor, mask: Tensor, mean: Mean = masked_mean) -> Tensor:
     """Mean of |a d + b - t| with the a and b of each map that fit best by least squares, in the label's unit.
 
     For labels whose focus distance and gain are unknown: dual-pixel disparity is affine in inverse depth. The fit is part of the
@@ -96,16 +142,16 @@ def affine_invariant_l1(disparity: Tensor, label: Tensor, mask: Tensor) -> Tenso
     weight = mask.to(disparity.dtype)
     count = weight.sum((1, 2, 3), keepdim=True).clamp(min=1.0)
 
-    def mean(values: Tensor) -> Tensor:
+    def of_map(values: Tensor) -> Tensor:
         return (values * weight).sum((1, 2, 3), keepdim=True) / count
 
-    off, goal = disparity - mean(disparity), label - mean(label)
-    variance = mean(off * off)
-    gain = mean(off * goal) / torch.where(variance > _FLAT, variance, torch.full_like(variance, math.inf))
-    return _masked_mean((gain * off - goal).abs(), mask)
+    off, goal = disparity - of_map(disparity), label - of_map(label)
+    variance = of_map(off * off)
+    gain = of_map(off * goal) / torch.where(variance > _FLAT, variance, torch.full_like(variance, math.inf))
+    return mean((gain * off - goal).abs(), mask)
 
 
-def edge_aware_smoothness(disparity: Tensor, image: Tensor, mask: Tensor) -> Tensor:
+def edge_aware_smoothness(disparity: Tensor, image: Tensor, mask: Tensor, mean: Mean = masked_mean) -> Tensor:
     """Mean of |dx d| exp(-|dx I|) + |dy d| exp(-|dy I|): depth may step where the picture does.
 
     Args:
@@ -121,15 +167,18 @@ def edge_aware_smoothness(disparity: Tensor, image: Tensor, mask: Tensor) -> Ten
         edge = image.diff(dim=axis).abs().mean(1, keepdim=True)
         length = mask.shape[axis] - 1
         both = mask.narrow(axis, 0, length) & mask.narrow(axis, 1, length)
-        total = total + _masked_mean(step * torch.exp(-edge), both)
+        total = total + mean(step * torch.exp(-edge), both)
     return total
+
+
+def _expected_distance(disparity: Tensor, label: Tensor, label_sigma: Tensor, mask: Tensor) -> Tensor:
+    """E |d - t| of a Gaussian t, px; see ``expected_l1``."""
+    sigma = torch.where(mask, label_sigma, torch.ones_like(label_sigma)).clamp(min=_HARD)
+    distance = (disparity - label).abs()
+    z = distance / sigma
+    return sigma * math.sqrt(2.0 / math.pi) * torch.exp(-0.5 * z * z) + distance * torch.erf(z / math.sqrt(2.0))
 
 
 def _within(mask: Tensor, *maps: Tensor) -> list[Tensor]:
     """The maps with 0 outside the mask: multiplying by a weight of 0 would leave a NaN there, in the loss or its gradient."""
     return [torch.where(mask, values, torch.zeros_like(values)) for values in maps]
-
-
-def _masked_mean(value: Tensor, mask: Tensor) -> Tensor:
-    weight = mask.to(value.dtype)
-    return (value * weight).sum() / weight.sum().clamp(min=1.0)

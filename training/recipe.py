@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from edge_dp.config import from_mapping
 from edge_dp.errors import InputError, SchemaError
 from edge_dp.files import yaml_load
 from edge_dp.models.registry import student_entry
 from edge_dp.simulation.capture import SimulationConfig
-from edge_dp.training.teachers.sgm import SgmTeacher
+from edge_dp.training.labels import LabelConfig, TeacherChoice
+from edge_dp.training.loop.objective import LOSSES, check_losses
+from edge_dp.training.loop.schedule import SCHEDULES
+from edge_dp.training.teachers.registry import teacher_entry
 
 RECIPES = Path(__file__).parent / "recipes"
+SIMULATED = ("workers", "loop")
+SUPERVISION = ("labels", "ground_truth")
+SIGMAS = ("none", "label")
+PRECISIONS = ("fp32", "bf16", "fp64")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,40 +32,139 @@ class DataRecipe:
     """The simulated captures."""
 
     captures: int
-    """For training."""
+    """For training; none where there are labelled ones."""
     held_out: int
     """For evaluation, beside them."""
+    simulated: str = "workers"
+    """``workers``: all captures before training, by processes, kept in shards. ``loop``: each when its batch is wanted, by
+    threads and the device, and never again beyond ``captures`` different ones."""
     simulation: SimulationConfig = field(default_factory=SimulationConfig)
+    labelled: tuple[str, ...] = ()
+    """Folders that ``edge-dp label`` wrote, of captures of the simulation's size, to train on besides."""
 
     def __post_init__(self) -> None:
-        if self.captures < 1 or self.held_out < 1:
+        if self.captures < (0 if self.labelled else 1) or self.held_out < 1:
             raise SchemaError(f"expected at least one capture to train and one held out, found {self}")
+        _one_of("simulated", self.simulated, SIMULATED)
+        if self.labelled and self.simulated == "loop":
+            raise SchemaError("labelled contradicts simulated: loop, which keeps no captures; set simulated: workers")
 
 
 @dataclass(frozen=True, slots=True)
+class TargetRecipe:
+    """What the student is to say."""
+
+    supervision: str = "labels"
+    """``labels`` of the teacher, or the renderer's ``ground_truth``, to compare with."""
+    sigma: str = "none"
+    """``label``: losses see how sure the teacher is of each pixel; ``none``: all labels are equally hard."""
+    use_mask: bool = True
+    """Only pixels where the labels hold, also of the ground truth, so that both see the same pixels."""
+
+    def __post_init__(self) -> None:
+        _one_of("supervision", self.supervision, SUPERVISION)
+        _one_of("sigma", self.sigma, SIGMAS)
+        if self.supervision == "ground_truth" and self.sigma == "label":
+            raise SchemaError(
+                "sigma: label contradicts supervision: ground_truth, which has no spread; set sigma: none"
+            )
+        if self.supervision == "labels" and not self.use_mask:
+            raise SchemaError(
+                "use_mask: false contradicts supervision: labels, which are 0 outside the mask; to do without the teacher's "
+                "consistency checks, set labels: check: none"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StageRecipe:
-    """One stage of optimisation: AdamW, one-cycle learning rate."""
+    """One stage of optimisation by AdamW."""
 
     steps: int
     batch: int
+    """Captures per step, over all processes."""
     learning_rate: float
+    """The highest of the schedule."""
     weight_decay: float = 1e-4
-    observe_steps: int = 0
-    """Quantisation-aware stage only: steps until the activations' ranges are frozen."""
-    rounding_noise: float = 0.0
-    """Quantisation-aware stage only, once ranges are frozen: half-width of uniform noise on activations, quantisation steps."""
+    schedule: str = "cosine"
+    """``cosine`` or ``one_cycle``, see ``edge_dp.training.loop.schedule``."""
+    warmup: float = 0.1
+    """Share of the steps over which the learning rate rises."""
+    clip_norm: float = 5.0
+    """Largest norm of the gradient."""
+    ema: float = 0.0
+    """Decay of the moving average of the weights, which then is what is evaluated and shipped; 0: the weights themselves."""
+    crop: tuple[int, int] | None = None
+    """Height and width of a random part of each capture; the whole one unless given."""
     blank_share: float = 0.0
     """Of captures whose views give way to noise or constants, so that the network is calm where nothing can be matched."""
+    loss: dict[str, float] = field(default_factory=lambda: {"laplace_nll": 1.0, "l1": 1.0})
+    """Weights of the losses by name, see ``edge_dp.training.loop.objective``."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.blank_share <= 1.0:
             raise SchemaError(f"blank_share must be from 0 to 1, found {self.blank_share}")
         if self.steps < 1 or self.batch < 1 or self.learning_rate <= 0:
             raise SchemaError(f"steps, batch and learning_rate must be positive, found {self}")
+        if self.weight_decay < 0:
+            raise SchemaError(f"weight_decay must not be negative, found {self.weight_decay}")
+        _one_of("schedule", self.schedule, SCHEDULES)
+        if not 0.0 <= self.warmup < 1.0:
+            raise SchemaError(f"warmup must be a share of the steps, at least 0 and less than 1, found {self.warmup}")
+        if self.clip_norm <= 0:
+            raise SchemaError(f"clip_norm must be positive, found {self.clip_norm}")
+        if not 0.0 <= self.ema < 1.0:
+            raise SchemaError(f"ema must be at least 0, which is off, and less than 1, found {self.ema}")
+        check_losses(self.loss)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FloatStageRecipe(StageRecipe):
+    """The stage in float."""
+
+    precision: str = "fp32"
+    """``bf16``: convolutions by autocast; losses, weights and their moments stay float32. ``fp64``: everything in double, slowly,
+    so that two runs can be compared: in float32 another order of additions grows to another run within a few steps of Adam."""
+    compile: bool = False
+    """By ``torch.compile``; needs a C++ compiler, and on a GPU Triton."""
+
+    def __post_init__(self) -> None:
+        StageRecipe.__post_init__(self)
+        _one_of("precision", self.precision, PRECISIONS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantisedStageRecipe(StageRecipe):
+    """The quantisation-aware stage, batch-norm folded: always float32 under its fake quantisation."""
+
+    observe_steps: int
+    """Steps until the activations' ranges are frozen."""
+    rounding_noise: float = 0.0
+    """Once ranges are frozen: half-width of uniform noise on activations, quantisation steps."""
+
+    def __post_init__(self) -> None:
+        StageRecipe.__post_init__(self)
         if self.observe_steps > self.steps:
             raise SchemaError(f"observe_steps {self.observe_steps} is more than steps {self.steps}")
-        if self.observe_steps < 0:
-            raise SchemaError(f"observe_steps must not be negative, found {self.observe_steps}")
+        if self.observe_steps < 1:
+            raise SchemaError(
+                f"observe_steps must be at least 1: ranges are frozen after it; found {self.observe_steps}"
+            )
+        if self.rounding_noise < 0:
+            raise SchemaError(f"rounding_noise must not be negative, found {self.rounding_noise}")
+
+
+@dataclass(frozen=True, slots=True)
+class LogRecipe:
+    """What is written down on the way."""
+
+    every: int = 50
+    """Steps between two lines of log.jsonl."""
+    pictures_every: int = 1000
+    """Steps between two pictures of predictions."""
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or self.pictures_every < 1:
+            raise SchemaError(f"every and pictures_every must be positive, found {self.every}, {self.pictures_every}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,42 +175,78 @@ class Recipe:
     student: str
     seed: int
     data: DataRecipe
-    float_stage: StageRecipe
-    quantised_stage: StageRecipe
-    teacher: SgmTeacher = field(default_factory=SgmTeacher)
+    float_stage: FloatStageRecipe
+    quantised_stage: QuantisedStageRecipe | None = None
+    """Without it the student stays in float, and its checkpoint has no ranges to export in int8."""
+    targets: TargetRecipe = field(default_factory=TargetRecipe)
+    teacher: TeacherChoice = field(default_factory=TeacherChoice)
+    labels: LabelConfig = field(default_factory=LabelConfig)
+    """How what the teacher says becomes labels."""
+    log: LogRecipe = field(default_factory=LogRecipe)
     save_every: int = 250
     """Steps between two saves of the complete state."""
 
     def __post_init__(self) -> None:
-        scene, rig_gain = self.data.simulation.scene, self.data.simulation.rig_gain
-        multiple = 2 ** len(student_entry(self.student).widths)
-        low, high = scene.disparity
-        if self.quantised_stage.observe_steps < 1:
-            raise SchemaError("quantised_stage: observe_steps must be at least 1: ranges are frozen after it")
         if self.seed < 0 or self.save_every < 1:
             raise SchemaError(
                 f"seed must not be negative and save_every positive, found {self.seed} and {self.save_every}"
             )
-        if scene.height % multiple or scene.width % multiple:
-            raise SchemaError(
-                f"data: simulation: scene: height and width must be multiples of {multiple} for {self.student}, "
-                f"found {scene.height} and {scene.width}"
-            )
+        self._check_sizes()
+        self._check_sigma()
+        self._check_disparities()
+
+    @property
+    def stages(self) -> dict[str, StageRecipe]:
+        """The stages by name, in order."""
+        stages: dict[str, StageRecipe] = {"float": self.float_stage}
+        return stages if self.quantised_stage is None else stages | {"quantised": self.quantised_stage}
+
+    def _check_sizes(self) -> None:
+        multiple = 2 ** len(student_entry(self.student).widths)
+        scene = self.data.simulation.scene
+        sizes = {"data: simulation: scene: height and width": (scene.height, scene.width)}
+        sizes |= {f"{name}_stage: crop": stage.crop for name, stage in self.stages.items() if stage.crop}
+        for where, (height, width) in sizes.items():
+            if height < 1 or width < 1 or height % multiple or width % multiple:
+                raise SchemaError(
+                    f"{where} must be multiples of {multiple} for {self.student}, found {height} and {width}"
+                )
+            if height > scene.height or width > scene.width:
+                raise SchemaError(
+                    f"{where}: {height}x{width} is larger than the captures, {scene.height}x{scene.width}"
+                )
+
+    def _check_disparities(self) -> None:
+        low, high = self.data.simulation.scene.disparity
         if not low < high:
             raise SchemaError(
                 f"data: simulation: scene: disparity must rise from nearest to farthest, found {low} to {high}"
             )
-        if (widest := 2.0 + rig_gain * (high - low)) > self.teacher.disparities:
+        options = from_mapping(teacher_entry(self.teacher.name).options, self.teacher.options, "teacher: options")
+        searched = getattr(options, "disparities", math.inf)
+        if (widest := 2.0 + self.data.simulation.rig_gain * (high - low)) > searched:
+            raise SchemaError(f"teacher: options: disparities {searched} is less than the rig's largest, {widest}")
+
+    def _check_sigma(self) -> None:
+        for name, stage in self.stages.items():
+            for loss in stage.loss:
+                if "label_sigma" in LOSSES[loss].inputs and self.targets.sigma == "none":
+                    raise SchemaError(f"{name}_stage: loss: {loss} needs targets: sigma: label, found none")
+        used = {key for stage in self.stages.values() for loss in stage.loss for key in LOSSES[loss].inputs}
+        if self.targets.sigma == "label" and "label_sigma" not in used:
             raise SchemaError(
-                f"teacher: disparities {self.teacher.disparities} is less than the rig's largest, {widest}"
+                "targets: sigma: label, but no stage has a loss that uses it; set none, or use gaussian_kl"
             )
 
 
-def read_recipe(name_or_path: str | Path) -> Recipe:
+def read_recipe(name_or_path: str | Path, changes: Sequence[str] = ()) -> Recipe:
     """Read a shipped recipe by name or any recipe by path.
 
+    Args:
+        changes: ``key.path=value`` each, value as YAML, put in before anything is checked.
+
     Raises:
-        InputError: there is no such recipe.
+        InputError: there is no such recipe, or a change is not written like that.
         SchemaError: it does not fit; the message names file and field.
     """
     shipped = RECIPES / f"{name_or_path}.yaml"
@@ -109,4 +256,43 @@ def read_recipe(name_or_path: str | Path) -> Recipe:
         raise InputError(
             f"{name_or_path}: no such recipe file, and no shipped recipe of that name; shipped are {known}"
         )
-    return from_mapping(Recipe, yaml_load(path), str(path))
+    data = yaml_load(path)
+    for change in changes:
+        data = _changed(data, change)
+    return from_mapping(Recipe, data, str(path))
+
+
+def _changed(data: Any, change: str) -> dict[str, Any]:
+    key, equals, text = change.partition("=")
+    names = key.split(".")
+    if not equals or not all(names):
+        raise InputError(f"{change}: expected key.path=value such as float_stage.steps=100")
+    try:
+        value = _plain(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{change}: expected a value in YAML, found {' '.join(str(error).split())}") from error
+    return _replaced(data, names, value, change)
+
+
+def _replaced(data: Any, names: list[str], value: Any, change: str) -> dict[str, Any]:
+    if data is not None and not isinstance(data, Mapping):
+        raise SchemaError(f"{change}: {names[0]} is no field of {data!r}"[:120])
+    name, *rest = names
+    old = dict(data or {})
+    return old | {name: _replaced(old.get(name), rest, value, change) if rest else value}
+
+
+def _plain(text: str) -> Any:
+    """YAML's value, but 1e-3 is a number, as everywhere else but in YAML 1.1."""
+    value = yaml.safe_load(text)
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _one_of(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise SchemaError(f"{name}: expected {' or '.join(known)}, found {value!r}")

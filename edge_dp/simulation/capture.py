@@ -129,7 +129,7 @@ def simulate_with_rig(
 ) -> tuple[SimulatedCapture, SimulatedRig]:
     """As ``simulate_capture``, the same bytes, and with it what a stereo rig sees of its scene."""
     draw = draw_capture(seed, index, config, pictures)
-    return _capture(draw, config), _rig(draw.scene, config)
+    return _capture(draw, config), render_rig(draw.scene, config)
 
 
 def simulate_views(
@@ -154,16 +154,34 @@ def simulate_views(
     if renderer is None:
         captures = [simulate_capture(seed, index, config, pictures) for index in indices]
         return np.stack([capture.views for capture in captures]), np.stack([capture.disparity for capture in captures])
+    return render_draws([draw_capture(seed, index, config, pictures) for index in indices], config, renderer, device)
+
+
+def render_draws(
+    draws: Sequence[CaptureDraw], config: SimulationConfig, renderer: TorchRenderer, device: str
+) -> tuple[Tensor, Tensor]:
+    """Views (B, 2, C, H, W) and true disparity (B, H, W) of drawn captures, by torch on ``device``; see ``simulate_views``."""
     import torch
 
     from edge_dp.simulation.render_torch import SceneBatch
 
-    draws = [draw_capture(seed, index, config, pictures) for index in indices]
     disparity = np.stack([render_disparity(draw.scene, config.scene.margin) for draw in draws])
     batch = SceneBatch.of([draw.scene for draw in draws], device)
     clean = renderer(batch, [draw.psf for draw in draws], [draw.window for draw in draws])
     seen = [sense(views, draw.sensor, torch) for views, draw in zip(clean, draws, strict=True)]
     return torch.stack(seen), torch.from_numpy(disparity).to(device)
+
+
+def render_rig(scene: Scene, config: SimulationConfig) -> SimulatedRig:
+    """What a stereo rig sees of a scene."""
+    camera = SideCamera(offset=2.0 + config.rig_gain * scene.farthest, gain=config.rig_gain)
+    return SimulatedRig(
+        reference=render_pinhole(scene, 0),
+        side=render_side(scene, camera, 0),
+        opposite=render_side(scene, replace(camera, angle=math.pi), 0),
+        camera=camera,
+        margin=config.scene.margin,
+    )
 
 
 def _capture(draw: CaptureDraw, config: SimulationConfig) -> SimulatedCapture:
@@ -172,15 +190,4 @@ def _capture(draw: CaptureDraw, config: SimulationConfig) -> SimulatedCapture:
         views=sense(render_views(draw.scene, draw.psf, margin, draw.window), draw.sensor),
         disparity=render_disparity(draw.scene, margin),
         mask=draw.mask,
-    )
-
-
-def _rig(scene: Scene, config: SimulationConfig) -> SimulatedRig:
-    camera = SideCamera(offset=2.0 + config.rig_gain * scene.farthest, gain=config.rig_gain)
-    return SimulatedRig(
-        reference=render_pinhole(scene, 0),
-        side=render_side(scene, camera, 0),
-        opposite=render_side(scene, replace(camera, angle=math.pi), 0),
-        camera=camera,
-        margin=config.scene.margin,
     )

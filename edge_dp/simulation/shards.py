@@ -44,7 +44,7 @@ def claim_folder(folder: Path, note: str, settings: dict[str, Any], *, holds: st
             raise InputError(
                 f"{folder}: holds a {holds} already. Pass --resume to go on with it, or name another folder."
             )
-        if difference := _first_difference(json.loads(json.dumps(settings)), json_load(path)):
+        if difference := first_difference(json.loads(json.dumps(settings)), json_load(path)):
             raise InputError(
                 f"{path}: {difference}. Resume with the settings it was begun with, or name another folder."
             )
@@ -135,7 +135,7 @@ def _remove_leftovers(missing: Sequence[Path]) -> None:
                 leftover.unlink(missing_ok=True)
 
 
-def _first_difference(expected: Any, found: Any, where: str = "") -> str | None:
+def first_difference(expected: Any, found: Any, where: str = "") -> str | None:
     """Where two JSON values differ first, and how; None where they are equal."""
     if isinstance(expected, dict) and isinstance(found, dict):
         for name in {**expected, **found}:
@@ -144,7 +144,7 @@ def _first_difference(expected: Any, found: Any, where: str = "") -> str | None:
                 return f"{below}: expected the field, found none"
             if name not in expected:
                 return f"{below}: expected no such field, found one"
-            if difference := _first_difference(expected[name], found[name], below):
+            if difference := first_difference(expected[name], found[name], below):
                 return difference
         return None
     return None if expected == found else f"{where}: expected {expected!r}, found {found!r}"

@@ -221,6 +221,23 @@ def test_dpmv_gives_the_rig_disparity_as_affine_only(tmp_path):
     assert open_dataset("dpmv", tmp_path)[0].affine_disparity is None
 
 
+def test_dpmv_photographs_are_read_as_they_lie_in_the_file(tmp_path):
+    dpmv(tmp_path)
+    dataset, video = open_dataset("dpmv", tmp_path), "20230320_165047_009"
+    (picture,) = dataset.photographs(f"{video}/image_350", "B").values()
+    assert picture.shape == (3, WIDTH, HEIGHT) and picture.dtype == np.float32  # portrait
+    np.testing.assert_allclose(np.rot90(picture[1]), levels(LEFT) / 255, atol=0.02)
+    path = tmp_path / f"rectified/B/Video_data/{video}/image_350.jpg"
+    green_left = np.zeros((64, 32, 3), np.uint8)
+    green_left[..., 1], green_left[..., 2] = 200, 90  # OpenCV writes blue, green, red
+    save(path, green_left)
+    np.testing.assert_allclose(dataset.photographs(f"{video}/image_350", "B")["B"][:, 0, 0] * 255, [90, 200, 0], atol=3)
+    with pytest.raises(
+        InputError, match=r"rectified/A/Video_data/.*image_350\.jpg: expected the photograph of camera A"
+    ):
+        dataset.photographs(f"{video}/image_350")
+
+
 def test_a_truncated_view_and_a_wrong_depth_are_named(tmp_path):
     dp119(tmp_path)
     path = tmp_path / "box/001/r.png"

@@ -28,26 +28,34 @@ def test_shipped_recipe_is_read_by_name_and_trains_a_known_student(path):
     assert recipe == read_recipe(path)
     assert recipe.name == path.stem and recipe.student in STUDENTS
     multiple = build_student(recipe.student).input_multiple
-    scene, teacher = recipe.data.simulation.scene, recipe.teacher
+    scene = recipe.data.simulation.scene
     assert scene.height % multiple == scene.width % multiple == 0
     # The nearest surface of the deepest scene must lie within the teacher's search.
     low, high = scene.disparity
-    assert 2 + recipe.data.simulation.rig_gain * (high - low) < teacher.disparities
-    assert 0 < recipe.quantised_stage.observe_steps < recipe.quantised_stage.steps
+    if recipe.teacher.name == "sgm":
+        assert 2 + recipe.data.simulation.rig_gain * (high - low) < recipe.teacher.options["disparities"]
+    if recipe.quantised_stage is not None:
+        assert 0 < recipe.quantised_stage.observe_steps < recipe.quantised_stage.steps
 
 
 def test_recipe_is_read_with_its_nested_settings(tmp_path):
-    path = recipe_file(tmp_path, seed=9, data__simulation__scene__layers=[3, 4], teacher__agreement=2)
+    path = recipe_file(tmp_path, seed=9, data__simulation__scene__layers=[3, 4], teacher__options__agreement=2)
     recipe = read_recipe(path)
     assert recipe.seed == 9
     assert recipe.data.simulation.scene.layers == (3, 4)
-    assert recipe.teacher.agreement == 2.0
+    assert recipe.teacher.options["agreement"] == 2.0
     assert recipe.data.simulation.lens.alpha == SimulationConfig().lens.alpha  # what is not said is the default
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"float_stage__observe_steps": 3}, r"mine\.yaml: float_stage: unknown field 'observe_steps'"),
+        ({"quantised_stage__precision": "bf16"}, r"mine\.yaml: quantised_stage: unknown field 'precision'"),
+        ({"quantised_stage": {"steps": 9, "batch": 2, "learning_rate": 0.1}}, r"field 'observe_steps' is missing"),
+        ({"float_stage__loss__l2": 1.0}, r"mine\.yaml: float_stage: loss: no loss is called 'l2'; known are l1, "),
+        ({"float_stage__crop": [64]}, r"float_stage: crop: expected 2 values, found 1"),
+        ({"teacher__options__blocks": 3}, r"mine\.yaml: teacher: options: unknown field 'blocks'"),
         ({"epochs": 3}, r"mine\.yaml: unknown field 'epochs'"),
         ({"data__simulation__scene__hight": 3}, r"mine\.yaml: data: simulation: scene: unknown field 'hight'"),
         ({"float_stage__steps": 10.5}, r"mine\.yaml: float_stage: steps: expected int, found float 10\.5"),
@@ -71,6 +79,32 @@ CONTRADICTIONS = [
     ({"float_stage__learning_rate": 0.0}, "steps, batch and learning_rate must be positive"),
     ({"data__captures": 0}, "at least one capture"),
     ({"data__held_out": 0}, "at least one capture"),
+    ({"data__simulated": "later"}, "simulated: expected workers or loop, found 'later'"),
+    ({"float_stage__ema": 1.0}, "ema must be at least 0, which is off, and less than 1, found 1.0"),
+    ({"float_stage__ema": -0.1}, "ema must be at least 0"),
+    ({"float_stage__warmup": 1.0}, "warmup must be a share"),
+    ({"float_stage__clip_norm": 0.0}, "clip_norm must be positive"),
+    ({"float_stage__weight_decay": -1.0}, "weight_decay must not be negative"),
+    ({"float_stage__schedule": "linear"}, "schedule: expected cosine or one_cycle, found 'linear'"),
+    ({"float_stage__precision": "fp16"}, "precision: expected fp32 or bf16 or fp64, found 'fp16'"),
+    ({"float_stage__loss": {"l1": 0.0}}, "l1: expected a weight above 0"),
+    ({"float_stage__loss": {}}, "expected at least one that compares with the label, found none"),
+    ({"float_stage__loss": {"edge_aware_smoothness": 1.0}}, "compares with the label, found edge_aware_smoothness"),
+    ({"quantised_stage__rounding_noise": -0.5}, "rounding_noise must not be negative"),
+    ({"targets__supervision": "truth"}, "supervision: expected labels or ground_truth"),
+    ({"targets__sigma": "teacher"}, "sigma: expected none or label"),
+    ({"targets__supervision": "ground_truth", "targets__sigma": "label"}, "sigma: label contradicts supervision"),
+    ({"targets__use_mask": False}, "use_mask: false contradicts supervision: labels, .*set labels: check: none"),
+    ({"data__labelled": ["x"], "data__simulated": "loop"}, "labelled contradicts simulated: loop"),
+    ({"labels__check": "twice"}, "check: expected one of none, left_right, third_view, found 'twice'"),
+    ({"log__every": 0}, "every and pictures_every must be positive"),
+]
+
+ACROSS = [
+    ({"float_stage__loss": {"gaussian_kl": 1.0}}, "float_stage: loss: gaussian_kl needs targets: sigma: label"),
+    ({"targets__sigma": "label"}, "no stage has a loss that uses it"),
+    ({"float_stage__crop": [48, 64]}, "float_stage: crop must be multiples of 32 for dp_disparity_s, found 48 and 64"),
+    ({"quantised_stage__crop": [224, 256]}, "quantised_stage: crop: 224x256 is larger than the captures, 192x256"),
 ]
 
 
@@ -85,6 +119,46 @@ def test_contradiction_in_a_recipe_is_refused_with_file_and_stage(tmp_path, chan
     place = next(iter(changes)).split("__")[0]
     with pytest.raises(SchemaError, match=rf"mine\.yaml: {place}: .*{message}"):
         read_recipe(recipe_file(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(("changes", "message"), ACROSS)
+def test_contradiction_between_two_parts_names_both(tmp_path, changes, message):
+    with pytest.raises(SchemaError, match=rf"mine\.yaml: .*{message}"):
+        read_recipe(recipe_file(tmp_path, **changes))
+
+
+def test_kl_with_the_sigma_of_labels_is_accepted(tmp_path):
+    path = recipe_file(tmp_path, float_stage__loss={"gaussian_kl": 0.5, "l1": 1}, targets__sigma="label")
+    assert read_recipe(path).float_stage.loss == {"gaussian_kl": 0.5, "l1": 1.0}
+
+
+def test_changes_are_put_in_before_the_recipe_is_checked(tmp_path):
+    path = recipe_file(tmp_path)
+    changes = ["float_stage.steps=7", "float_stage.learning_rate=1e-3", "data.simulation.scene.layers=[3, 4]"]
+    changed = read_recipe(path, [*changes, "quantised_stage=null", "float_stage.loss.l1=2", "labels.check=none"])
+    assert changed.float_stage.steps == 7 and changed.float_stage.learning_rate == 0.001
+    assert changed.data.simulation.scene.layers == (3, 4)
+    assert changed.quantised_stage is None and list(changed.stages) == ["float"]
+    assert changed.float_stage.loss == {"laplace_nll": 1.0, "l1": 2.0}
+    assert changed.labels.check == "none"
+    assert changed.seed == read_recipe(path).seed
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("float_stage.stepps=7", r"mine\.yaml: float_stage: unknown field 'stepps'"),
+        ("float_stage.steps=0", "steps, batch and learning_rate must be positive"),
+        ("float_stage.steps=many", r"float_stage: steps: expected int, found str 'many'"),
+        ("float_stage.steps", r"expected key\.path=value such as float_stage\.steps=100"),
+        ("float_stage..steps=1", r"expected key\.path=value"),
+        ("seed.a=1", r"seed\.a=1: a is no field of 1"),
+        ("data=[1", r"data=\[1: expected a value in YAML"),
+    ],
+)
+def test_change_that_does_not_fit_is_refused(tmp_path, change, message):
+    with pytest.raises((SchemaError, InputError), match=message):
+        read_recipe(recipe_file(tmp_path), [change])
 
 
 @pytest.mark.parametrize(

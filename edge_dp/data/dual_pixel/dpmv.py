@@ -3,8 +3,8 @@
 - Source: Garg et al., ICCP 2024, arXiv 2405.11823, github Aryan-Garg/dp-LFVR and dark-dp-nets. Licence: none stated; cite
   the paper.
 - Layout: ``unrectified/B/dp_data/VIDEO/image_NNN_{left,right}.jpg``, ``disp_pixel4_BA/VIDEO/image_NNN_disp.pfm`` and the
-  photographs ``rectified/{A,B,C}/Video_data/VIDEO/image_NNN.jpg``, which are not read here. A sample is named
-  ``VIDEO/image_NNN``: split by video, as the frames of one show the same scene.
+  photographs of all three, rectified: ``rectified/{A,B,C}/Video_data/VIDEO/image_NNN.jpg``; A stands on the right of B, C on
+  its left. A sample is named ``VIDEO/image_NNN``: split by video, as the frames of one show the same scene.
 - Views: 8-bit JPEG, landscape, of which all channels are equal. The tone map is a square root: light = (v / 255)^2; whether
   it contains the black level is not stated. Axis x, unconfirmed; sign taken as in the other sets.
 - The photographs are portrait: the views turned by a quarter clockwise (270 degrees counter-clockwise).
@@ -23,18 +23,20 @@ import cv2
 import numpy as np
 
 from edge_dp.data.dataset import DpDataset, Part, match_files
-from edge_dp.data.images import read_pair, to_sample_orientation
+from edge_dp.data.images import read_pair, read_raw, to_sample_orientation
 from edge_dp.data.pfm import read_pfm
 from edge_dp.data.profiles import file_profile
 from edge_dp.data.sample import Array, DpSample
 from edge_dp.errors import InputError
 from edge_dp.sensors import SensorProfile
 
+CAMERAS = "ABC"
 PARTS = (
     Part("left", "unrectified/B/dp_data/{}/{}_left.jpg"),
     Part("right", "unrectified/B/dp_data/{}/{}_right.jpg"),
     Part("rig_disparity", "disp_pixel4_BA/{}/{}_disp.pfm", required=False),
     Part("rig_disparity_png", "disp_pixel4_BA/{}/{}_disp.png", required=False),
+    *(Part(f"photograph_{c}", f"rectified/{c}/Video_data/{{}}/{{}}.jpg", required=False) for c in CAMERAS),
 )
 
 
@@ -76,6 +78,44 @@ class DpMv(DpDataset):
             np.float32
         )
         return replace(sample, affine_disparity=target, mask=np.isfinite(target) & (target < 0))
+
+    def photographs(self, name: str, cameras: str = CAMERAS) -> dict[str, Array]:
+        """What the rig's cameras saw of a frame, rectified, as stereo wants it.
+
+        Args:
+            name: ``VIDEO/image_NNN``.
+            cameras: which, of A (right), B (middle) and C (left).
+
+        Returns:
+            For each camera (3, H, W) float32 in [0, 1], red, green and blue as they lie in the file: gamma-encoded, portrait.
+
+        Raises:
+            InputError: a photograph is missing, damaged, not 8-bit colour, of another size than the first, or landscape.
+        """
+        paths = self.paths(name)
+        pictures: dict[str, Array] = {}
+        for camera in cameras:
+            path = paths.get(role := f"photograph_{camera}")
+            if path is None:
+                template = next(part for part in PARTS if part.role == role).path(name)
+                raise InputError(
+                    f"{self.root / template}: expected the photograph of camera {camera}, found nothing. Complete the set, or "
+                    "leave that camera out."
+                )
+            values = read_raw(path)
+            if values.dtype != np.uint8 or values.ndim != 3:
+                raise InputError(f"{path}: expected 8-bit colour, found {values.dtype} {values.shape}. Copy it again.")
+            first = next(iter(pictures.values()), None)
+            if first is not None and first.shape[1:] != values.shape[:2]:
+                found = f"{values.shape[1]}x{values.shape[0]}, found beside it {first.shape[2]}x{first.shape[1]}"
+                raise InputError(f"{path}: expected photographs of one size, found {found}. Rectify them together.")
+            if values.shape[1] > values.shape[0]:
+                raise InputError(
+                    f"{path}: expected a portrait photograph, found {values.shape[1]}x{values.shape[0]}. Turn it a quarter "
+                    "clockwise."
+                )
+            pictures[camera] = np.moveaxis(values[..., ::-1], -1, 0).astype(np.float32) / np.float32(255)
+        return pictures
 
 
 _FILES = file_profile(

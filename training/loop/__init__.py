@@ -1,0 +1,1 @@
+"""The training loop: processes, batches, objective, one stage of optimisation, its saved state and its records."""
