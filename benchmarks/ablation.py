@@ -33,23 +33,23 @@ from edge_dp.errors import EdgeDpError, TrainingError
 
 METRICS = ("EPE px", "AI(1)", "AI(2)", "1-|rho|")
 GROUND_TRUTH, HARD_SGM, HARD_NET = "ground truth", "sgm, hard", "stereo_net, hard"
-PROBABILISTIC, UNCHECKED, ONE_VIEW = "stereo_net, probabilistic", "without consistency check", "one view"
+PROBABILISTIC_SGM, PROBABILISTIC = "sgm, probabilistic", "stereo_net, probabilistic"
+UNCHECKED, ONE_VIEW = "without consistency check", "one view"
 
-_PROBABILISTIC = (
-    "teacher.name=stereo_net",
-    "targets.supervision=labels",
-    "targets.sigma=label",
-    "float_stage.loss={gaussian_kl: 1.0}",
-)
+_SGM, _NET = "teacher={name: sgm, options: {block: 5}}", "teacher={name: stereo_net}"
+_HARD = ("targets.sigma=none", "float_stage.loss={laplace_nll: 1.0, l1: 1.0}")
+_SPREAD = ("targets.sigma=label", "float_stage.loss={laplace_cross_entropy: 1.0, expected_l1: 1.0}")
+_LABELS = ("targets.supervision=labels", "targets.use_mask=true", "labels.check=third_view")
 VARIANTS: dict[str, tuple[str, ...]] = {
-    GROUND_TRUTH: ("targets.supervision=ground_truth", "targets.sigma=none"),
-    HARD_SGM: ("teacher.name=sgm", "targets.supervision=labels", "targets.sigma=none"),
-    HARD_NET: ("teacher.name=stereo_net", "targets.supervision=labels", "targets.sigma=none"),
-    PROBABILISTIC: _PROBABILISTIC,
-    UNCHECKED: (*_PROBABILISTIC, "targets.use_mask=false"),
-    ONE_VIEW: (*_PROBABILISTIC, "student=mono_disparity_s"),
+    GROUND_TRUTH: ("targets.supervision=ground_truth", "targets.use_mask=false", *_HARD),
+    HARD_SGM: (*_LABELS, _SGM, *_HARD),
+    HARD_NET: (*_LABELS, _NET, *_HARD),
+    PROBABILISTIC_SGM: (*_LABELS, _SGM, *_SPREAD),
+    PROBABILISTIC: (*_LABELS, _NET, *_SPREAD),
+    UNCHECKED: (*_LABELS[:2], "labels.check=none", _NET, *_SPREAD),
+    ONE_VIEW: (*_LABELS, _NET, *_SPREAD, "student=mono_disparity_s"),
 }
-"""Changes of the recipe by variant; the last two are the probabilistic one with one thing changed."""
+"""Changes of the recipe by variant; the last two are the probabilistic one of ``stereo_net`` with one thing changed."""
 NEAR_GROUND_TRUTH, SHARE_OF_ONE_VIEW = 1.05, 0.5
 
 
