@@ -113,7 +113,7 @@ def _description(network: Network, graphs: QuantisedGraphs | None, **fields: Any
             model=network.name,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             parameters=sum(parameter.numel() for parameter in network.module.parameters()),
-            multiply_adds=_multiply_adds(network),
+            multiply_adds=multiply_adds(network),
             artifacts=(),
             golden=(),
             quantization=graphs.ranges if graphs else (),
@@ -154,7 +154,8 @@ def _step(entry: ActivationRange | None) -> tuple[float | None, int | None]:
     return (entry.scale, entry.zero_point) if entry else (None, None)
 
 
-def _multiply_adds(network: Network) -> int:
+def multiply_adds(network: Network) -> int:
+    """Of one inference, as torch counts them."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network.module(*network.example)
     return counter.get_total_flops() // 2
