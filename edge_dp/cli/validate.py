@@ -90,7 +90,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="such as p90=16ms or instructions=80M; missing it fails the run; may be repeated",
     )
     latency.add_argument(
-        "--profile", action="store_true", help="also show where each artifact spends its time on the host, by operation"
+        "--profile",
+        action="store_true",
+        help="also show where each artifact spends its time on the host, by operation, as its engine tells (not Core ML)",
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
