@@ -147,7 +147,7 @@ def _tflite(path: Path, inputs: Inputs, rounds: int, threads: int, folder: Path)
     details = Interpreter(str(path)).get_signature_runner().get_input_details()
     stored = {name: quantise(array, details[name]) for name, array in inputs.items()}
     arrays = folder / "inputs.npz"
-    np.savez(arrays, **stored)
+    np.savez(arrays, **stored)  # type: ignore[arg-type]  # its stub takes the arrays for the flag
     command = [
         sys.executable,
         "-m",

@@ -258,13 +258,14 @@ def test_a_damaged_artifact_is_an_error_that_names_it(copied, network, artifact)
 def partly(network, tmp_path_factory):
     """By what was asked for: the head in float in all formats, and in 16 bits in the only one that has them."""
     bundles = {}
-    for what, formats in (("keep_float", ["executorch", "tflite", "onnx", "coreml"]), ("int16", ["tflite"])):
+    every = ["executorch", "tflite", "onnx", "coreml"]
+    for what, formats, precision in (("keep_float", every, ["int8", "w8a8"]), ("int16", ["tflite"], ["int8"])):
         bundles[what] = edge_dp.export(
             network,
             {"x": SHAPE},
             tmp_path_factory.mktemp("partly") / "bundle",
             formats=formats,
-            precision=["int8", "w8a8"],
+            precision=precision,
             calibration=samples(SHAPE),
             **{what: ["head"]},
         )
