@@ -20,19 +20,19 @@ import torch
 from torch import nn
 
 from edge_dp._version import VERSION
-from edge_dp.errors import MissingExtraError
+from edge_dp.errors import InputError, MissingExtraError
 from edge_dp.models.checkpoint import Checkpoint, write_checkpoint
 from edge_dp.models.registry import build_student, student_entry
 from edge_dp.preprocessing import ExposureNormalisation
 from edge_dp.quantization.ranges import ActivationRange
 from edge_dp.simulation.shards import claim_folder
-from edge_dp.training.labels import SHARD_SIZE, Samples, data_set_key, read_shards, write_shards
+from edge_dp.training.labels import SHARD_SIZE, Samples, data_set_key, read_provenance, read_shards, write_shards
 from edge_dp.training.labels.teachers import resolve, teacher_note
 from edge_dp.training.loop.batches import BatchMaker
 from edge_dp.training.loop.evaluate import end_point_error, teacher_error
 from edge_dp.training.loop.processes import Processes, join_processes
 from edge_dp.training.loop.record import Clock, Record
-from edge_dp.training.loop.sources import InMemory, Simulated, Source, part
+from edge_dp.training.loop.sources import InMemory, Simulated, Source, join, part
 from edge_dp.training.loop.stage import Loop, Progress
 from edge_dp.training.recipe import QuantisedStageRecipe, Recipe
 
@@ -162,16 +162,10 @@ def _training(
     shares = {
         name: clock.seconds.get(name + waiting, 0.0) / max(seconds.get(name, 0.0), 1e-9) for name in recipe.stages
     }
-    teacher = teacher_note(resolve(recipe.teacher))
-    licence = teacher["licence"]
     cuda = torch.cuda.get_device_name(processes.device) if processes.device.type == "cuda" else None
     return {
         "recipe": dataclasses.asdict(recipe),
-        "data": "procedural layered scenes; uniform and field-varying point-spread functions; shading, noise, raw levels",
-        "data_licence": DATA_LICENCE,
-        "teacher": teacher["name"],
-        "teacher_options": teacher["options"],
-        "teacher_licence": f"code: {licence['code']}; weights: {licence['weights']}",
+        **_origin(recipe),
         "ground_truth_used": recipe.targets.supervision == "ground_truth",
         "captures_without_labels": without_labels,
         "metrics": {
@@ -192,6 +186,31 @@ def _training(
     }
 
 
+def _origin(recipe: Recipe) -> dict[str, Any]:
+    """Captures and teachers with their licences, in words, and what the labelled captures say of themselves."""
+    notes = [teacher_note(resolve(recipe.teacher))]
+    sets = [read_provenance(_shards(folder)[0]) for folder in recipe.data.labelled]
+    notes += [one["teacher"] for one in sets]
+    captures = "procedural layered scenes; uniform and field-varying point-spread functions; shading, noise, raw levels"
+    return {
+        "data": "; ".join([captures, *(f"labelled captures: {one['source'].get('kind', 'unknown')}" for one in sets)]),
+        "data_licence": "; ".join([DATA_LICENCE, *(["of the labelled captures: see their source"] if sets else [])]),
+        "teacher": "; ".join(dict.fromkeys(note["name"] for note in notes)),
+        "teacher_licence": "; ".join(dict.fromkeys(_licence(note) for note in notes)),
+        "labels": {
+            "teachers": notes,
+            "config": dataclasses.asdict(recipe.labels),
+            "sets": [one["source"] for one in sets],
+        },
+    }
+
+
+def _licence(note: dict[str, Any]) -> str:
+    licence = note["licence"]
+    use = "" if licence["commercial"] else "; no commercial use"
+    return f"{note['name']}: code {licence['code']}, weights {licence['weights']}{use}"
+
+
 def _output_limits(recipe: Recipe) -> list[tuple[float, float]]:
     """The scenes' disparity, a tenth wider, and confidence from 0 to 1, likewise: averages of batches would cut the ends."""
     low, high = recipe.data.simulation.scene.disparity
@@ -203,7 +222,8 @@ def _captures(recipe: Recipe, folder: Path, workers: int, processes: Processes, 
     """Held-out captures, which are never trained on, and after them those to train on, unless the loop simulates them."""
     data = recipe.data
     total = data.held_out + (data.captures if data.simulated == "workers" else 0)
-    key = data_set_key(recipe.seed, data.simulation, recipe.teacher, recipe.labels)
+    teacher = recipe.teacher
+    key = data_set_key(recipe.seed, data.simulation, teacher, recipe.labels)
     if not processes.is_first:  # the first one makes the shards, and the others find them
         processes.wait()
     shards = write_shards(
@@ -211,18 +231,34 @@ def _captures(recipe: Recipe, folder: Path, workers: int, processes: Processes, 
         total,
         recipe.seed,
         data.simulation,
-        recipe.teacher,
+        teacher,
         workers,
         lambda done: progress("simulate", min(done, total), total, f"shards of {SHARD_SIZE} captures"),
         recipe.labels,
     )
     if processes.is_first:
         processes.wait()
-    return part(read_shards(shards), slice(total))
+    simulated = part(read_shards(shards), slice(total))
+    return join([simulated, *(read_shards(_shards(folder)) for folder in data.labelled)])
+
+
+def _shards(folder: str) -> list[Path]:
+    """Of a folder of labels.
+
+    Raises:
+        InputError: there are none.
+    """
+    shards = sorted(Path(folder).glob("shard_*.npz"))
+    if not shards:
+        raise InputError(
+            f"data: labelled: {folder}: expected shards that edge-dp label wrote, found none. Check the path."
+        )
+    return shards
 
 
 def _check_installed(recipe: Recipe, device: str) -> None:
     """Before hours of work, what the later stages will need."""
+    resolve(recipe.teacher)
     if recipe.quantised_stage is not None and find_spec("torchao") is None:
         raise MissingExtraError(
             "quantised_stage needs torchao: pip install 'edge-dp[train]', or leave that stage out of the recipe"

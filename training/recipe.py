@@ -15,8 +15,7 @@ from edge_dp.errors import InputError, SchemaError
 from edge_dp.files import yaml_load
 from edge_dp.models.registry import student_entry
 from edge_dp.simulation.capture import SimulationConfig
-from edge_dp.training.labels.config import LabelConfig
-from edge_dp.training.labels.teachers import TeacherChoice
+from edge_dp.training.labels import LabelConfig, TeacherChoice
 from edge_dp.training.loop.objective import LOSSES, check_losses
 from edge_dp.training.loop.schedule import SCHEDULES
 from edge_dp.training.teachers.registry import teacher_entry
@@ -33,18 +32,22 @@ class DataRecipe:
     """The simulated captures."""
 
     captures: int
-    """For training."""
+    """For training; none where there are labelled ones."""
     held_out: int
     """For evaluation, beside them."""
     simulated: str = "workers"
     """``workers``: all captures before training, by processes, kept in shards. ``loop``: each when its batch is wanted, by
     threads and the device, and never again beyond ``captures`` different ones."""
     simulation: SimulationConfig = field(default_factory=SimulationConfig)
+    labelled: tuple[str, ...] = ()
+    """Folders that ``edge-dp label`` wrote, of captures of the simulation's size, to train on besides."""
 
     def __post_init__(self) -> None:
-        if self.captures < 1 or self.held_out < 1:
+        if self.captures < (0 if self.labelled else 1) or self.held_out < 1:
             raise SchemaError(f"expected at least one capture to train and one held out, found {self}")
         _one_of("simulated", self.simulated, SIMULATED)
+        if self.labelled and self.simulated == "loop":
+            raise SchemaError("labelled contradicts simulated: loop, which keeps no captures; set simulated: workers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ class TargetRecipe:
     sigma: str = "none"
     """``label``: losses see how sure the teacher is of each pixel; ``none``: all labels are equally hard."""
     use_mask: bool = True
-    """Only pixels where the teacher is sure; otherwise all."""
+    """Only pixels where the labels hold, also of the ground truth, so that both see the same pixels."""
 
     def __post_init__(self) -> None:
         _one_of("supervision", self.supervision, SUPERVISION)
@@ -64,6 +67,11 @@ class TargetRecipe:
         if self.supervision == "ground_truth" and self.sigma == "label":
             raise SchemaError(
                 "sigma: label contradicts supervision: ground_truth, which has no spread; set sigma: none"
+            )
+        if self.supervision == "labels" and not self.use_mask:
+            raise SchemaError(
+                "use_mask: false contradicts supervision: labels, which are 0 outside the mask; to do without the teacher's "
+                "consistency checks, set labels: check: none"
             )
 
 
@@ -185,16 +193,7 @@ class Recipe:
             )
         self._check_sizes()
         self._check_sigma()
-        scene, rig_gain = self.data.simulation.scene, self.data.simulation.rig_gain
-        low, high = scene.disparity
-        if not low < high:
-            raise SchemaError(
-                f"data: simulation: scene: disparity must rise from nearest to farthest, found {low} to {high}"
-            )
-        options = from_mapping(teacher_entry(self.teacher.name).options, self.teacher.options, "teacher: options")
-        searched = getattr(options, "disparities", math.inf)
-        if (widest := 2.0 + rig_gain * (high - low)) > searched:
-            raise SchemaError(f"teacher: options: disparities {searched} is less than the rig's largest, {widest}")
+        self._check_disparities()
 
     @property
     def stages(self) -> dict[str, StageRecipe]:
@@ -216,6 +215,17 @@ class Recipe:
                 raise SchemaError(
                     f"{where}: {height}x{width} is larger than the captures, {scene.height}x{scene.width}"
                 )
+
+    def _check_disparities(self) -> None:
+        low, high = self.data.simulation.scene.disparity
+        if not low < high:
+            raise SchemaError(
+                f"data: simulation: scene: disparity must rise from nearest to farthest, found {low} to {high}"
+            )
+        options = from_mapping(teacher_entry(self.teacher.name).options, self.teacher.options, "teacher: options")
+        searched = getattr(options, "disparities", math.inf)
+        if (widest := 2.0 + self.data.simulation.rig_gain * (high - low)) > searched:
+            raise SchemaError(f"teacher: options: disparities {searched} is less than the rig's largest, {widest}")
 
     def _check_sigma(self) -> None:
         for name, stage in self.stages.items():

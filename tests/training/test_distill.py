@@ -18,7 +18,7 @@ from edge_dp.simulation.scenes import SceneConfig
 from edge_dp.training import distill
 from edge_dp.training.labels import Samples, read_shards
 from edge_dp.training.loop.evaluate import end_point_error
-from edge_dp.training.loop.sources import part
+from edge_dp.training.loop.sources import Simulated, join, part
 from edge_dp.training.recipe import DataRecipe, FloatStageRecipe, LogRecipe, QuantisedStageRecipe, Recipe, TargetRecipe
 
 STUDENT = "dp_disparity_s"
@@ -182,6 +182,7 @@ def test_checkpoint_says_where_it_comes_from(finished):
     training = checkpoint.training
     assert training["recipe"] == json.loads(json.dumps(dataclasses.asdict(RECIPE)))
     assert training["ground_truth_used"] is False
+    assert training["teacher"] == "sgm" and "Apache-2.0" in training["teacher_licence"]
     for key in ("data", "data_licence", "teacher", "teacher_licence"):
         assert training[key]
     everything = everything_simulated(finished.folder)
@@ -363,6 +364,44 @@ def test_captures_that_are_simulated_in_the_loop_are_those_of_the_shards(finishe
         weights.append(load_file(folder / "float.safetensors"))
     for name, value in weights[0].items():
         np.testing.assert_array_equal(weights[1][name], value)
+
+
+def test_labelled_captures_are_trained_on_besides_and_say_where_they_come_from(finished, tmp_path):
+    """Here without any simulated ones but the held-out."""
+    labelled = tmp_path / "labelled"
+    shutil.copytree(next(finished.folder.glob("captures_*")), labelled)
+    data = dataclasses.replace(RECIPE.data, captures=0, labelled=(str(labelled),))
+    recipe = dataclasses.replace(FLOAT_ONLY, data=data)
+    seen = []
+    in_memory = distill.InMemory
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distill, "InMemory", lambda samples, **how: seen.append(samples) or in_memory(samples, **how))
+        train(recipe, begin(tmp_path / "run", recipe, finished), resume=True)
+    np.testing.assert_array_equal(seen[0].label, everything_simulated(finished.folder).label)
+    training = read_checkpoint(tmp_path / "run" / "checkpoint").training
+    assert "labelled captures: rendered" in training["data"]
+    assert training["labels"]["sets"][0]["seed"] == RECIPE.seed
+
+    data = dataclasses.replace(data, labelled=(str(tmp_path / "nowhere"),))
+    recipe = dataclasses.replace(recipe, data=data)
+    with pytest.raises(InputError, match=r"nowhere: expected shards that edge-dp label wrote, found none"):
+        train(recipe, begin(tmp_path / "other", recipe, finished), resume=True)
+
+
+def test_sets_of_different_sizes_are_not_joined(finished):
+    small = Samples(*(getattr(finished.samples, f.name)[..., :16] for f in dataclasses.fields(Samples)))
+    with pytest.raises(InputError, match=r"expected one size in all sets, found \(32, 16\) and \(32, 64\)"):
+        join([finished.samples, small])
+
+
+def test_torch_renders_the_captures_that_opencv_does():
+    numbers = [8, 11]
+    by_opencv, by_torch = (Simulated(RECIPE, CPU, by_torch=which).captures(numbers) for which in (False, True))
+    level = 2 / 255 + 1e-3  # of the coarsest sensor drawn, either way
+    views = [samples.views.astype(np.float32) for samples in (by_opencv, by_torch)]
+    assert np.quantile(np.abs(views[0] - views[1]), 0.999) < level
+    for name in ("label", "mask", "sigma", "truth"):
+        np.testing.assert_array_equal(getattr(by_torch, name), getattr(by_opencv, name))
 
 
 def test_missing_torchao_is_said_before_anything_is_done(tmp_path, monkeypatch):

@@ -80,7 +80,8 @@ class BatchMaker:
         draws = [self._draw(np.random.default_rng([self.seed, stage, step, i]), recipe, size) for i in share]
         captures = self.source.captures([draw.number for draw in draws])
         target = captures.label if self.targets.supervision == "labels" else captures.truth
-        mask = captures.mask if self.targets.use_mask else np.isfinite(target)
+        known = np.isfinite(target)  # the truth of photographs is not
+        mask = captures.mask & known if self.targets.use_mask else known
         views = self._exposed(self._cut(captures.views, draws, size, 2).float(), [draw.scatter for draw in draws])
         for i, draw in enumerate(draws):
             if draw.blank is not None:
