@@ -35,8 +35,8 @@ def resolve(teacher: Teacher | TeacherChoice) -> Teacher:
 
 def teacher_note(teacher: Teacher) -> dict[str, Any]:
     """Name, options and licence, as JSON values: what labels say of who made them."""
-    is_dataclass = dataclasses.is_dataclass(teacher) and not isinstance(teacher, type)
-    options = dataclasses.asdict(teacher) if is_dataclass else {}  # type: ignore[call-overload]  # a protocol's instance
+    given: Any = teacher  # a protocol's instance may be a dataclass or not
+    options = dataclasses.asdict(given) if dataclasses.is_dataclass(given) and not isinstance(given, type) else {}
     return {"name": teacher.name, "options": options, "licence": dataclasses.asdict(teacher.licence)}
 
 
