@@ -13,11 +13,11 @@ from edge_dp.simulation.rig import SideCamera, render_side
 from edge_dp.simulation.scenes import Layer, Scene, SceneConfig
 from edge_dp.simulation.sensor import SensorConfig
 from edge_dp.training.labels import (
-    SHARD_SIZE,
     LabelConfig,
     RenderedCaptures,
     RigCapture,
     data_set_key,
+    factory,
     label_capture,
     read_shards,
     to_output_grid,
@@ -181,12 +181,13 @@ def test_bytes_do_not_depend_on_the_number_of_workers_and_lost_shards_are_made_a
     assert reported == [SMALL, 2 * SMALL]
 
 
-def test_count_of_a_recipe_is_rounded_up_to_whole_shards(tmp_path):
+def test_count_of_a_recipe_is_rounded_up_to_whole_shards(tmp_path, monkeypatch):
+    monkeypatch.setattr(factory, "SHARD_SIZE", SMALL)
     arguments = {"seed": SEED, "config": CONFIG, "teacher": SgmTeacher(), "workers": 1, "progress": lambda done: None}
     (shard,) = write_shards(tmp_path, 1, **arguments)
-    assert len(read_shards([shard])) == SHARD_SIZE
+    assert len(read_shards([shard])) == SMALL
     written = shard.stat().st_mtime_ns
-    assert write_shards(tmp_path, SHARD_SIZE, **arguments) == [shard]
+    assert write_shards(tmp_path, SMALL, **arguments) == [shard]
     assert shard.stat().st_mtime_ns == written
 
 

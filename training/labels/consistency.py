@@ -218,9 +218,9 @@ def _sample(
     depth: DepthMap, columns: NDArray[np.float64], rows: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], ...]:
     """Inverse depth and sigma between pixels, by the bilinear weights of those that are known; NaN where these are under half."""
-    where = [np.where(np.isfinite(at), at, -9.0).astype(np.float32) for at in (columns, rows)]
+    x, y = (np.where(np.isfinite(at), at, -9.0).astype(np.float32) for at in (columns, rows))
     planes = (depth.valid.astype(np.float32), np.nan_to_num(depth.inverse_depth), np.nan_to_num(depth.sigma))
-    weight, *values = (cv2.remap(plane, *where, cv2.INTER_LINEAR, borderValue=0) for plane in planes)
+    weight, *values = (cv2.remap(plane, x, y, cv2.INTER_LINEAR, borderValue=0) for plane in planes)
     known = weight > 0.5
     return tuple(np.where(known, value / np.where(known, weight, 1), np.nan).astype(np.float64) for value in values)
 

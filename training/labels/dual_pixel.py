@@ -139,8 +139,9 @@ def fit_affine(
     centre = float(w.mean())  # slope and offset are then nearly independent, and the sums well conditioned
     design = np.stack([w - centre, np.ones_like(w)], axis=1)
     precision = 1 / (error.astype(np.float64) ** 2 + config.least_match_error_px**2)
-    weights, solution = precision, np.zeros(2)
-    covariance = np.zeros((2, 2))
+    weights = precision
+    solution: NDArray[np.floating] = np.zeros(2)
+    covariance: NDArray[np.floating] = np.zeros((2, 2))
     redescending = False
     for _ in range(2 * config.iterations):
         normal = design.T @ (weights[:, None] * design)

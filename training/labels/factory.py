@@ -138,7 +138,8 @@ def write_shards(
         The shards, in order.
     """
     source = RenderedCaptures(seed, -(-count // SHARD_SIZE) * SHARD_SIZE, config)
-    return write_labels(folder, source, teacher, labels or LabelConfig(), workers=workers, progress=progress)
+    chosen = labels or LabelConfig()
+    return write_labels(folder, source, teacher, chosen, workers=workers, progress=progress, shard_size=SHARD_SIZE)
 
 
 def write_labels(

@@ -312,11 +312,11 @@ def rendered_capture(name: str, views: Array, disparity: Array, rig: SimulatedRi
 
 def rig_views(rig: SimulatedRig) -> tuple[View, ...]:
     """The cameras of a rendered rig as 8-bit sRGB photographs: middle, right, left."""
-    levels = (
+    reference, side, opposite = (
         np.rint(255 * linear_to_srgb(light.clip(0, 1))).astype(np.uint8)
         for light in (rig.reference, rig.side, rig.opposite)
     )
-    return _views_of_levels(*levels, rig.camera)
+    return _views_of_levels(reference, side, opposite, rig.camera)
 
 
 def _views_of_levels(

@@ -35,8 +35,8 @@ def resolve(teacher: Teacher | TeacherChoice) -> Teacher:
 
 def teacher_note(teacher: Teacher) -> dict[str, Any]:
     """Name, options and licence, as JSON values: what labels say of who made them."""
-    settings: Any = teacher  # a dataclass, as the registry's all are, or without settings
-    options = dataclasses.asdict(settings) if dataclasses.is_dataclass(settings) else {}
+    given: Any = teacher  # a protocol's instance may be a dataclass or not
+    options = dataclasses.asdict(given) if dataclasses.is_dataclass(given) and not isinstance(given, type) else {}
     return {"name": teacher.name, "options": options, "licence": dataclasses.asdict(teacher.licence)}
 
 
