@@ -42,7 +42,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", default="sgm", help="name in the registry (default: %(default)s)")
     parser.add_argument("--options", type=Path, help="YAML file with the teacher's options")
-    parser.add_argument("--accept-non-commercial", action="store_true")
     parser.add_argument("--captures", type=int, default=100)
     parser.add_argument("--size", type=image_size, default=(192, 256), metavar="HxW")
     parser.add_argument("--json", action="store_true")
@@ -50,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = yaml_load(options.options) if options.options else {}
     if options.teacher == "sgm" and not given:
         given = {"agreement": 1e6}  # its own left-right check would already be in the first row
-    teacher = resolve(TeacherChoice(options.teacher, json.dumps(given), options.accept_non_commercial))
+    teacher = resolve(TeacherChoice(options.teacher, given))
     height, width = options.size
     scene = SceneConfig(height=height, width=width, margin=40, disparity=(-4.0, 5.0))
     lens = LensConfig(models={"half_aperture": 0.5, "sensor:pixel4": 0.5})

@@ -16,6 +16,7 @@ from torch import Tensor
 from edge_dp.models.confidence import B_MAX, LOG_RATIO
 
 _FLAT = 1e-12  # px^2: variance of a prediction that says nothing
+_HARD = 1e-6  # px: the spread of a label that has none
 
 Mean = Callable[[Tensor, Tensor], Tensor]
 """Gives the mean of a map (N, 1, H, W) over a mask of its shape; 0 where the mask is empty."""
@@ -90,6 +91,39 @@ def gaussian_kl(
     return mean(log_q - log_p + 0.5 * ratio - 0.5, mask)
 
 
+def expected_l1(
+    disparity: Tensor, label: Tensor, label_sigma: Tensor, mask: Tensor, mean: Mean = masked_mean
+) -> Tensor:
+    """Mean of E |d - t| over the mask, px, where t is Gaussian around the label: ``l1`` for labels that know their spread.
+
+    E |d - t| = sigma sqrt(2 / pi) exp(-z^2 / 2) + |d - mu| erf(|z| / sqrt 2), z = (d - mu) / sigma: the mean of the folded
+    normal distribution (Leone et al., Technometrics 1961, equation 2). An error within the label's spread hardly
+    counts; one far beyond it counts as in ``l1``, so that a wrong label has no more pull than any other.
+
+    Args:
+        disparity, label, label_sigma: px; a sigma of 0 is a hard label.
+    """
+    disparity, label = _within(mask, disparity, label)
+    return mean(_expected_distance(disparity, label, label_sigma, mask), mask)
+
+
+def laplace_cross_entropy(
+    disparity: Tensor, confidence: Tensor, label: Tensor, label_sigma: Tensor, mask: Tensor, mean: Mean = masked_mean
+) -> Tensor:
+    """Cross-entropy of the label's Gaussian t under the student's Laplace distribution s: KL(t || s) but for a constant.
+
+    L = mean over mask of E |d - t| / b + ln(2 b), see ``expected_l1`` and ``laplace_nll``, which it is for sigma = 0. The
+    student's b takes up what the label does not know.
+
+    Args:
+        disparity, confidence, label, label_sigma: px, code, px, px.
+    """
+    disparity, confidence, label = _within(mask, disparity, confidence, label)
+    log_b = math.log(B_MAX) + confidence * LOG_RATIO
+    distance = _expected_distance(disparity, label, label_sigma, mask)
+    return mean(distance * torch.exp(-log_b) + log_b + math.log(2.0), mask)
+
+
 def l1(disparity: Tensor, label: Tensor, mask: Tensor, mean: Mean = masked_mean) -> Tensor:
     """Mean of |d - t| over the mask, px."""
     disparity, label = _within(mask, disparity, label)
@@ -135,6 +169,14 @@ def edge_aware_smoothness(disparity: Tensor, image: Tensor, mask: Tensor, mean: 
         both = mask.narrow(axis, 0, length) & mask.narrow(axis, 1, length)
         total = total + mean(step * torch.exp(-edge), both)
     return total
+
+
+def _expected_distance(disparity: Tensor, label: Tensor, label_sigma: Tensor, mask: Tensor) -> Tensor:
+    """E |d - t| of a Gaussian t, px; see ``expected_l1``."""
+    sigma = torch.where(mask, label_sigma, torch.ones_like(label_sigma)).clamp(min=_HARD)
+    distance = (disparity - label).abs()
+    z = distance / sigma
+    return sigma * math.sqrt(2.0 / math.pi) * torch.exp(-0.5 * z * z) + distance * torch.erf(z / math.sqrt(2.0))
 
 
 def _within(mask: Tensor, *maps: Tensor) -> list[Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +15,11 @@ from edge_dp.errors import InputError, SchemaError
 from edge_dp.files import yaml_load
 from edge_dp.models.registry import student_entry
 from edge_dp.simulation.capture import SimulationConfig
-from edge_dp.training.labels import LabelConfig, TeacherChoice
+from edge_dp.training.labels.config import LabelConfig
+from edge_dp.training.labels.teachers import TeacherChoice
 from edge_dp.training.loop.objective import LOSSES, check_losses
 from edge_dp.training.loop.schedule import SCHEDULES
-from edge_dp.training.teachers.sgm import SgmTeacher
+from edge_dp.training.teachers.registry import teacher_entry
 
 RECIPES = Path(__file__).parent / "recipes"
 SIMULATED = ("workers", "loop")
@@ -48,22 +49,6 @@ class DataRecipe:
         _one_of("simulated", self.simulated, SIMULATED)
         if self.labelled and self.simulated == "loop":
             raise SchemaError("labelled contradicts simulated: loop, which keeps no captures; set simulated: workers")
-
-
-@dataclass(frozen=True, slots=True)
-class TeacherRecipe:
-    """Who labels the simulated captures."""
-
-    name: str = "sgm"
-    """See ``edge_dp.training.teachers.registry``."""
-    options: dict[str, Any] = field(default_factory=dict)
-    """The teacher's own; what is not said is its default."""
-    accept_non_commercial: bool = False
-    """Consent to a licence that forbids commercial use, which the student then inherits."""
-
-    def choice(self) -> TeacherChoice:
-        """For the label factory."""
-        return TeacherChoice(self.name, json.dumps(self.options, sort_keys=True), self.accept_non_commercial)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,8 +180,9 @@ class Recipe:
     quantised_stage: QuantisedStageRecipe | None = None
     """Without it the student stays in float, and its checkpoint has no ranges to export in int8."""
     targets: TargetRecipe = field(default_factory=TargetRecipe)
-    teacher: TeacherRecipe = field(default_factory=TeacherRecipe)
+    teacher: TeacherChoice = field(default_factory=TeacherChoice)
     labels: LabelConfig = field(default_factory=LabelConfig)
+    """How what the teacher says becomes labels."""
     log: LogRecipe = field(default_factory=LogRecipe)
     save_every: int = 250
     """Steps between two saves of the complete state."""
@@ -237,10 +223,10 @@ class Recipe:
             raise SchemaError(
                 f"data: simulation: scene: disparity must rise from nearest to farthest, found {low} to {high}"
             )
-        if self.teacher.name == "sgm":
-            search = from_mapping(SgmTeacher, self.teacher.options, "teacher: options").disparities
-            if (widest := 2.0 + self.data.simulation.rig_gain * (high - low)) > search:
-                raise SchemaError(f"teacher: options: disparities {search} is less than the rig's largest, {widest}")
+        options = from_mapping(teacher_entry(self.teacher.name).options, self.teacher.options, "teacher: options")
+        searched = getattr(options, "disparities", math.inf)
+        if (widest := 2.0 + self.data.simulation.rig_gain * (high - low)) > searched:
+            raise SchemaError(f"teacher: options: disparities {searched} is less than the rig's largest, {widest}")
 
     def _check_sigma(self) -> None:
         for name, stage in self.stages.items():

@@ -112,8 +112,6 @@ def call(options: argparse.Namespace) -> int:
 
 def _teacher(options: argparse.Namespace) -> TeacherChoice:
     """Whom --teacher, --teacher-options and --accept-non-commercial ask for."""
-    import json
-
     from edge_dp.errors import SchemaError
     from edge_dp.files import yaml_load
     from edge_dp.training.labels import TeacherChoice
@@ -121,7 +119,8 @@ def _teacher(options: argparse.Namespace) -> TeacherChoice:
     given = yaml_load(options.teacher_options) if options.teacher_options else {}
     if not isinstance(given, dict):
         raise SchemaError(f"{options.teacher_options}: expected a mapping of options, found {type(given).__name__}")
-    return TeacherChoice(options.teacher, json.dumps(given, sort_keys=True), options.accept_non_commercial)
+    consent = {"accept_non_commercial": True} if options.accept_non_commercial else {}
+    return TeacherChoice(options.teacher, given | consent)
 
 
 def _source(options: argparse.Namespace) -> DpMvVideos | RenderedFolder:

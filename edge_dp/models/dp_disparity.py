@@ -7,6 +7,7 @@ addition, all of which every engine executes in integers.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -59,7 +60,11 @@ class DpDisparity(nn.Module):
     """Dual-pixel disparity with confidence.
 
     Args:
-        widths: channels per encoder level, finest first; level i works at 1 / 2^(i+1) of the input size.
+        widths: channels per encoder level, finest first; level i works at 1 / 2^(i+1) of the input size. Multiples of 16 fill
+            the registers of integer kernels.
+        depths: further 3x3 convolutions of each encoder level after the one that halves the size. None at the finest: there
+            a convolution costs as much as all of a coarser level.
+        monocular: look at the left view alone. Both are fed all the same, so that a control runs wherever a student does.
 
     Input ``views`` (N, 2, H, W): left and right green plane in linear light, [0, 1], exposure-normalised; H and W multiples
     of 2^len(widths).
@@ -68,21 +73,33 @@ class DpDisparity(nn.Module):
         disparity: px of the input, left(x) = right(x + d); positive is farther than the focus plane.
         confidence: affine in the log of the expected absolute error, see ``edge_dp.models.confidence``; 1 is 0.05 px or
             better, 0 is 5 px; not clamped, so that it needs no operation that engines treat differently.
+
+    Raises:
+        InputError: not as many depths as widths.
     """
 
-    def __init__(self, widths: Sequence[int] = (16, 24, 32, 40, 48)) -> None:
+    def __init__(
+        self,
+        widths: Sequence[int] = (16, 32, 32, 48, 48),
+        depths: Sequence[int] = (0, 1, 1, 1, 1),
+        monocular: bool = False,
+    ) -> None:
         super().__init__()
-        self.widths = tuple(widths)
-        fine, *coarser = self.widths
-        levels = [nn.Sequential(ConvReLU(2, fine, kernel=5, stride=2), ConvReLU(fine, fine))]
-        for previous, width in zip(self.widths, coarser, strict=False):
-            levels.append(nn.Sequential(ConvReLU(previous, width, stride=2), ConvReLU(width, width)))
+        if len(widths) != len(depths):
+            raise InputError(f"student: expected a depth for each of {len(widths)} widths, found {len(depths)}")
+        self.widths, self.monocular = tuple(widths), monocular
+        levels = []
+        channels, kernel = 1 if monocular else 2, 5
+        for width, depth in zip(widths, depths, strict=True):
+            further = (ConvReLU(width, width) for _ in range(depth))
+            levels.append(nn.Sequential(ConvReLU(channels, width, kernel, stride=2), *further))
+            channels, kernel = width, 3
         self.encoder = nn.ModuleList(levels)
-        self.decoder = nn.ModuleList(
-            Up(coarse, finer) for finer, coarse in reversed(list(zip(self.widths, coarser, strict=False)))
-        )
-        self.disparity = nn.Conv2d(fine, 1, 3, padding=1)
-        self.confidence = nn.Conv2d(fine, 1, 3, padding=1)
+        pairs = reversed(list(itertools.pairwise(self.widths)))
+        self.decoder = nn.ModuleList(Up(coarse, finer) for finer, coarse in pairs)
+        # 1x1: a kernel of one output channel costs as much as one of sixteen, so a 3x3 head would cost a level.
+        self.disparity = nn.Conv2d(self.widths[0], 1, 1)
+        self.confidence = nn.Conv2d(self.widths[0], 1, 1)
 
     @property
     def input_multiple(self) -> int:
@@ -92,7 +109,7 @@ class DpDisparity(nn.Module):
     def forward(self, views: Tensor) -> tuple[Tensor, Tensor]:
         """Disparity and confidence; shapes as in the class."""
         features = []
-        x = views
+        x = views[:, :1] if self.monocular else views
         for level in self.encoder:
             x = level(x)
             features.append(x)

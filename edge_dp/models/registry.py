@@ -19,21 +19,50 @@ class StudentEntry:
     name: str
     target: str
     widths: tuple[int, ...]
+    depths: tuple[int, ...]
     parameters: int  # upper bound
-    size: tuple[int, int]  # height and width it is exported at unless told otherwise
     summary: str
+    size: tuple[int, int] = (384, 512)  # height and width it is exported at unless told otherwise
+    monocular: bool = False  # sees one of the two views
 
+
+_DP_DISPARITY = "edge_dp.models.dp_disparity:DpDisparity"
 
 STUDENTS: dict[str, StudentEntry] = {
     entry.name: entry
     for entry in (
         StudentEntry(
+            name="dp_disparity_xs",
+            target=_DP_DISPARITY,
+            widths=(8, 16, 16, 24, 32),
+            depths=(0, 1, 1, 1, 0),
+            parameters=40_000,
+            summary="dual-pixel disparity with confidence, the smallest",
+        ),
+        StudentEntry(
             name="dp_disparity_s",
-            target="edge_dp.models.dp_disparity:DpDisparity",
-            widths=(16, 24, 32, 40, 48),
+            target=_DP_DISPARITY,
+            widths=(16, 32, 32, 48, 48),
+            depths=(0, 0, 1, 1, 1),
             parameters=150_000,
-            size=(384, 512),
             summary="dual-pixel disparity with confidence, for phones",
+        ),
+        StudentEntry(
+            name="dp_disparity_m",
+            target=_DP_DISPARITY,
+            widths=(16, 32, 64, 96, 128),
+            depths=(1, 1, 2, 2, 1),
+            parameters=1_000_000,
+            summary="dual-pixel disparity with confidence, the most accurate",
+        ),
+        StudentEntry(
+            name="mono_disparity_s",
+            target=_DP_DISPARITY,
+            widths=(16, 32, 32, 48, 48),
+            depths=(0, 0, 1, 1, 1),
+            parameters=150_000,
+            summary="the control: dp_disparity_s with one eye shut",
+            monocular=True,
         ),
     )
 }
@@ -63,5 +92,5 @@ def build_student(name: str) -> DpDisparity:
         cls = getattr(import_module(module), attribute)
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"{name} needs {error.name}: pip install 'edge-dp[train]'") from error
-    student: DpDisparity = cls(entry.widths)
+    student: DpDisparity = cls(entry.widths, entry.depths, entry.monocular)
     return student

@@ -80,7 +80,7 @@ def test_dpmv_is_labelled_by_whole_videos(dpmv, tmp_path, capsys):
         (("--every", "0"), "--every: expected 1 or more"),
         (("--every", "2"), "--every: expected with --from dpmv only"),
         (("--held-out", "0.1"), "--held-out: expected with --from dpmv only"),
-        (("--teacher", "raft"), "teacher 'raft': expected one of"),
+        (("--teacher", "raft"), "raft: no such teacher; known are"),
         (("--config", "{bad}"), "unknown field 'checks'"),
         (("--teacher-options", "{list}"), "expected a mapping of options, found list"),
     ],

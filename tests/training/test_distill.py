@@ -120,7 +120,7 @@ def test_held_out_captures_are_evaluated_and_never_trained_on(finished):
 
 
 def error(module, samples):
-    return end_point_error(module, samples, 2, CPU)
+    return end_point_error(module, samples, CPU)
 
 
 def test_error_goes_down_and_quantisation_keeps_it_there(finished):

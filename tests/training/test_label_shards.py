@@ -29,7 +29,7 @@ from edge_dp.training.labels.teachers import resolve
 from edge_dp.training.teachers.base import Estimate, Licence
 
 SOURCE = RenderedCaptures(4, 10, SimulationConfig(SceneConfig(height=32, width=64, margin=16)))
-SGM = TeacherChoice("sgm", '{"disparities": 48}')
+SGM = TeacherChoice("sgm", {"disparities": 48})
 SHARD = 2
 
 RUN = """
@@ -39,7 +39,7 @@ from edge_dp.training.labels import LabelConfig, RenderedCaptures, TeacherChoice
 import pathlib, sys
 if __name__ == "__main__":
     source = RenderedCaptures(4, 10, SimulationConfig(SceneConfig(height=32, width=64, margin=16)))
-    teacher = TeacherChoice("sgm", '{"disparities": 48}')
+    teacher = TeacherChoice("sgm", {"disparities": 48})
     label_set(pathlib.Path(sys.argv[1]), source, teacher, LabelConfig(), resume=False, workers=1, shard_size=2)
 """
 
@@ -133,7 +133,11 @@ def test_a_resumed_set_keeps_its_settings(whole):
 def test_a_shard_says_where_its_labels_come_from(whole):
     found = read_provenance(whole / "shard_0001.npz")
     assert found["teacher"]["name"] == "sgm" and found["teacher"]["options"]["disparities"] == 48
-    assert found["teacher"]["licence"] == {"code": "Apache-2.0", "weights": "none: no weights", "commercial": True}
+    assert found["teacher"]["licence"] == {
+        "code": "Apache-2.0 (OpenCV)",
+        "weights": "none: no weights",
+        "commercial": True,
+    }
     assert found["config"]["reprojection_px"] == 1.0 and found["config"]["fit"]["window_px"] == 21
     assert found["source"]["kind"] == "rendered" and found["source"]["simulator"] == SIMULATOR
     assert found["source"]["seed"] == 4 and found["source"]["simulation"]["scene"]["height"] == 32
@@ -260,8 +264,8 @@ def test_views_of_odd_size_are_refused(tmp_path):
 
 
 def test_unknown_teachers_and_options_are_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(InputError, match="teacher 'sgn': expected one of"):
+    with pytest.raises(InputError, match="sgn: no such teacher; known are"):
         make(tmp_path / "a", teacher=TeacherChoice("sgn"))
     with pytest.raises(SchemaError, match="teacher sgm: unknown field 'disparity'"):
-        make(tmp_path / "a", teacher=TeacherChoice("sgm", '{"disparity": 3}'))
+        make(tmp_path / "a", teacher=TeacherChoice("sgm", {"disparity": 3}))
     assert not (tmp_path / "a").exists()

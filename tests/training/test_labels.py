@@ -63,7 +63,7 @@ def test_labels_of_captures_agree_with_the_truth():
     assert np.mean(sure) > 0.6
     assert np.median(np.concatenate(errors)) < 0.05
     assert np.median([np.mean(error > 1) for error in errors]) < 0.06
-    assert 0.5 < np.median(within) < 0.9  # 0.68 of a Gaussian
+    assert np.median(within) > 0.5  # 0.68 of a Gaussian; the teacher allows for what both its directions get wrong
 
 
 def test_labels_come_from_what_the_rig_saw():

@@ -13,9 +13,11 @@ from edge_dp.models.confidence import expected_error
 from edge_dp.training.losses import (
     affine_invariant_l1,
     edge_aware_smoothness,
+    expected_l1,
     gaussian_kl,
     gaussian_nll,
     l1,
+    laplace_cross_entropy,
     laplace_nll,
 )
 
@@ -43,6 +45,31 @@ def test_laplace_nll_is_its_closed_form(maps):
     b = 5.0 * (0.05 / 5.0) ** confidence
     expected = (np.abs(disparity - label) / b + np.log(2 * b))[mask].mean()
     assert laplace_nll(*tensors(*maps)).item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(("distance", "sigma"), [(0.0, 0.3), (0.2, 0.3), (1.0, 0.3), (2.0, 0.1), (0.3, 2.0)])
+def test_losses_of_labels_with_a_spread_are_integrals_over_it(distance, sigma):
+    disparity, label, spread, code = (torch.full((1, 1, 1, 1), v).double() for v in (distance + 0.7, 0.7, sigma, 0.4))
+    mask = torch.ones(1, 1, 1, 1, dtype=torch.bool)
+    label_is = norm(0.7, sigma)
+
+    def expected(value):
+        limits = {"a": 0.7 - 9 * sigma, "b": 0.7 + 9 * sigma, "points": [0.7 + distance]}
+        return quad(lambda t: label_is.pdf(t) * value(torch.full_like(label, t)), **limits)[0]
+
+    mean_error = expected(lambda t: l1(disparity, t, mask).item())
+    assert expected_l1(disparity, label, spread, mask).item() == pytest.approx(mean_error, rel=1e-6)
+    entropy = expected(lambda t: laplace_nll(disparity, code, t, mask).item())
+    assert laplace_cross_entropy(disparity, code, label, spread, mask).item() == pytest.approx(entropy, rel=1e-6)
+
+
+def test_losses_of_labels_without_a_spread_are_those_of_hard_labels(maps):
+    disparity, confidence, label, mask = tensors(*maps)
+    none = torch.zeros_like(label)
+    hard = l1(disparity, label, mask)
+    torch.testing.assert_close(expected_l1(disparity, label, none, mask), hard, atol=1e-6, rtol=0)
+    hard = laplace_nll(disparity, confidence, label, mask)
+    torch.testing.assert_close(laplace_cross_entropy(disparity, confidence, label, none, mask), hard, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("confidence", [0.2, 0.6, 1.0])

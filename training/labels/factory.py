@@ -28,11 +28,10 @@ from edge_dp.training.labels.shards import Samples, label_settings, write_shard
 from edge_dp.training.labels.sources import CaptureSource, RenderedCaptures, RigCapture, rendered_capture
 from edge_dp.training.labels.teachers import TeacherChoice, resolve
 from edge_dp.training.teachers.base import Teacher
-from edge_dp.training.teachers.sgm import SgmTeacher
 
 Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
-AnyTeacher = Teacher | TeacherChoice | SgmTeacher
+AnyTeacher = Teacher | TeacherChoice
 
 SHARD_SIZE = 100
 NOTE = "labels.json"

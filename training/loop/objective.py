@@ -39,6 +39,8 @@ LOSSES: dict[str, LossEntry] = {
     for name, inputs in (
         ("l1", ("disparity", "label")),
         ("laplace_nll", ("disparity", "confidence", "label")),
+        ("expected_l1", ("disparity", "label", "label_sigma")),
+        ("laplace_cross_entropy", ("disparity", "confidence", "label", "label_sigma")),
         ("gaussian_nll", ("disparity", "log_sigma", "label")),
         ("gaussian_kl", ("disparity", "log_sigma", "label", "label_sigma")),
         ("affine_invariant_l1", ("disparity", "label")),

@@ -38,7 +38,6 @@ class Loop:
     make: batches.
     threads: that make them.
     shown: captures to picture predictions of.
-    seen: how many of the two views the student takes.
     record: None in processes other than the first.
     """
 
@@ -48,7 +47,6 @@ class Loop:
     make: MakeBatch
     threads: int
     shown: Samples
-    seen: int
     record: Record | None
     clock: Clock
     progress: Progress
@@ -146,7 +144,7 @@ class _Stage:
         if done % recipe.log.pictures_every == 0 and done > self.quiet_until:
             some = self.loop.shown
             with self.average.instead():
-                maps = predict(self.module, some.views, self.loop.seen, self.loop.processes.device)
+                maps = predict(self.module, some.views, self.loop.processes.device)
             record.pictures(self.name, done, some, *maps)
 
     def _save(self, done: int) -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_dp.errors import InputError
+from edge_dp.training.teachers.base import Estimate, Licence, View
+from edge_dp.training.teachers.pairs import Pair, grey, spread_of_difference
+
+_FLOOR = 0.4  # px: what both directions get wrong alike, measured on rendered rigs (benchmarks/teachers.py)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +30,18 @@ class SgmTeacher:
     disparities: int = 64
     block: int = 5
     agreement: float = 1.0
+
+    name: ClassVar[str] = "sgm"
+    licence: ClassVar[Licence] = Licence("Apache-2.0 (OpenCV)", "none: no weights", commercial=True)
+    views: ClassVar[int | None] = 2
+
+    def estimate(self, views: Sequence[View]) -> Estimate:
+        """As ``Teacher``; sigma from how far the two directions differ (``spread_of_difference``)."""
+        pair = Pair.of(views, self.name)
+        left, right = (np.round(255 * grey(image)).astype(np.uint8) for image in (pair.left, pair.right))
+        disparity, valid, difference = self._both_ways(left, right)
+        sigma = spread_of_difference(difference, _FLOOR)
+        return Estimate(pair.back(np.maximum(disparity, 0)), pair.back(sigma), pair.back(valid))
 
     def __call__(
         self, left: NDArray[np.uint8], right: NDArray[np.uint8]
@@ -41,6 +59,13 @@ class SgmTeacher:
                 f"stereo pair: expected two (H, W) uint8 views of one size, "
                 f"found {left.shape} {left.dtype} and {right.shape} {right.dtype}"
             )
+        disparity, valid, _ = self._both_ways(left, right)
+        return disparity, valid
+
+    def _both_ways(
+        self, left: NDArray[np.uint8], right: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32]]:
+        """Disparity of the left view, where it is valid, and how far the right view's differs there, px."""
         count = -(-self.disparities // 16) * 16
         # Border pixels see no partner inside the frame; repeated borders keep the arrays the size the matcher wants.
         pad = ((0, 0), (count, count))
@@ -55,9 +80,13 @@ class SgmTeacher:
             np.ascontiguousarray(from_right), columns - from_left, rows, cv2.INTER_NEAREST, borderValue=-1
         )
         landing = columns - from_left - count
-        valid = (from_left > 0) & (partner > 0) & (np.abs(from_left - partner) <= self.agreement)
+        difference = np.abs(from_left - partner)
+        valid = (from_left > 0) & (partner > 0) & (difference <= self.agreement)
         valid &= (landing >= 0) & (landing <= left.shape[1] - 1)
-        return np.ascontiguousarray(from_left[:, inside]), np.ascontiguousarray(valid[:, inside])
+        disparity, valid, difference = (
+            np.ascontiguousarray(values[:, inside]) for values in (from_left, valid, difference)
+        )
+        return disparity, valid, difference
 
     def _match(self, left: NDArray[np.uint8], right: NDArray[np.uint8], count: int) -> NDArray[np.float32]:
         matcher = cv2.StereoSGBM.create(
