@@ -68,14 +68,19 @@ def train(
     """
     _check_installed(recipe, device)
     with join_processes(device) as processes:
+        progress = progress if processes.is_first else _silent
         for stage in recipe.stages.values():
             processes.share(stage.batch)
         if processes.is_first:
             claim_folder(folder, "recipe.json", dataclasses.asdict(recipe), holds="run", resume=resume)
         clock = Clock(folder / "seconds.json" if processes.is_first else None)
         with clock.measure("simulate"):
-            shards = _captures(recipe, folder, workers or os.cpu_count() or 1, processes, progress)
-        return _distil(recipe, folder, shards, workers or os.cpu_count() or 1, processes, clock, progress)
+            captures = _captures(recipe, folder, workers or os.cpu_count() or 1, processes, progress)
+        return _distil(recipe, folder, captures, workers or os.cpu_count() or 1, processes, clock, progress)
+
+
+def _silent(stage: str, done: int, total: int, text: str) -> None:
+    """Progress of the processes after the first."""
 
 
 def _distil(
@@ -120,7 +125,7 @@ def _distil(
         weights={name: tensor.detach().cpu().numpy().copy() for name, tensor in student.state_dict().items()},
         ranges=tuple(ranges),
         exposure=ExposureNormalisation(),
-        training=_training(recipe, processes, clock, errors, len(captures) - len(known.usable)),
+        training=_training(recipe, processes, clock, errors, known.left_out),
     )
     if processes.is_first:
         write_checkpoint(checkpoint, folder / "checkpoint")

@@ -49,6 +49,7 @@ class InMemory:
         self.size = (samples.views.shape[2], samples.views.shape[3])
         labelled_at_all = samples.mask.any(axis=(1, 2)) | (not use_mask)
         self.usable = np.flatnonzero(labelled_at_all)
+        self.left_out = len(samples) - len(self.usable)
         if not self.usable.size:
             raise TrainingError(
                 f"labels: the mask is empty in each of {len(samples)} captures: nothing to learn from. Check the teacher."

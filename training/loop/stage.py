@@ -158,14 +158,13 @@ class _Forward:
 
     def __init__(self, module: nn.Module, recipe: StageRecipe, device: torch.device) -> None:
         self.device = device
-        is_float = isinstance(recipe, FloatStageRecipe)
-        self.precision = recipe.precision if is_float else "fp32"
+        self.precision, is_compiled = (
+            (recipe.precision, recipe.compile) if isinstance(recipe, FloatStageRecipe) else ("fp32", False)
+        )
         self.dtype = torch.float64 if self.precision == "fp64" else torch.float32
         # The layout in which convolutions are fastest, on CPUs as on GPUs.
         module.to(dtype=self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in its annotations
-        self.call: Callable[[Tensor], tuple[Tensor, Tensor]] = (
-            torch.compile(module) if is_float and recipe.compile else module
-        )
+        self.call: Callable[[Tensor], tuple[Tensor, Tensor]] = torch.compile(module) if is_compiled else module
 
     def __call__(self, views: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
