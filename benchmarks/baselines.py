@@ -19,7 +19,9 @@ Array = NDArray[np.float32]
 
 METRICS = ("AI(1)", "AI(2)", "1-|rho|")
 
-MAX_DISPARITY = 8  # px at quarter resolution, either way: three times what the Pixel 4 captures hold
+MAX_DISPARITY = (
+    8  # px of what is matched, either way: at quarter resolution, three times what the Pixel 4 captures hold
+)
 BLOCK = 15
 
 
@@ -38,7 +40,7 @@ def sgbm_quarter(left: Array, right: Array) -> Array:
     Returns:
         (H // 4, W // 4) float32 px at quarter resolution, ``left(x) = right(x + d)``; no holes.
     """
-    return _sgbm(left, right, pre_filter_cap=15, mode=cv2.StereoSGBM_MODE_SGBM)
+    return sgbm(_quarter(left), _quarter(right))
 
 
 def sgbm_quarter_tuned(left: Array, right: Array) -> Array:
@@ -47,7 +49,7 @@ def sgbm_quarter_tuned(left: Array, right: Array) -> Array:
     All eight directions, and the highest cost cap at which the most a block can cost, (2 cap + 63) * 15 * 15, fits in
     OpenCV's 16 bits. Above it the sums overflow without a warning.
     """
-    return _sgbm(left, right, pre_filter_cap=41, mode=cv2.StereoSGBM_MODE_HH)
+    return sgbm(_quarter(left), _quarter(right), pre_filter_cap=41, mode=cv2.StereoSGBM_MODE_HH)
 
 
 BASELINES: dict[str, Callable[[Array, Array], Array]] = {
@@ -69,14 +71,29 @@ def score(predict: Callable[[DpSample], Array], captures: Xin2021) -> NDArray[np
     return np.array(rows)
 
 
-def _sgbm(left: Array, right: Array, pre_filter_cap: int, mode: int) -> Array:
-    size = (left.shape[1] // 4, left.shape[0] // 4)
-    quarter = [cv2.resize(view, size, interpolation=cv2.INTER_AREA) for view in (left, right)]
-    brightest = max(float(view.max()) for view in quarter)
-    left_8bit, right_8bit = (np.rint(view * (255 / brightest)).astype(np.uint8) for view in quarter)
+def sgbm(
+    left: Array,
+    right: Array,
+    reach: int = MAX_DISPARITY,
+    *,
+    pre_filter_cap: int = 15,
+    mode: int = cv2.StereoSGBM_MODE_SGBM,
+) -> Array:
+    """OpenCV's semi-global block matching of two views as they are.
+
+    Args:
+        left: (H, W) float32, linear light in [0, 1].
+        right: the same, shading matched to the left view.
+        reach: largest disparity, either way, px; a multiple of 8.
+
+    Returns:
+        (H, W) float32 px, ``left(x) = right(x + d)``; no holes.
+    """
+    brightest = max(float(view.max()) for view in (left, right))
+    left_8bit, right_8bit = (np.rint(view * (255 / brightest)).astype(np.uint8) for view in (left, right))
     matcher = cv2.StereoSGBM.create(
-        minDisparity=-MAX_DISPARITY,
-        numDisparities=2 * MAX_DISPARITY,
+        minDisparity=-reach,
+        numDisparities=2 * reach,
         blockSize=BLOCK,
         P1=8 * BLOCK**2,
         P2=32 * BLOCK**2,
@@ -84,11 +101,16 @@ def _sgbm(left: Array, right: Array, pre_filter_cap: int, mode: int) -> Array:
         mode=mode,
     )
     found = matcher.compute(left_8bit, right_8bit).astype(np.float32) / 16
-    return _fill_from_nearest(-found, invalid=found < -MAX_DISPARITY)  # OpenCV has left(x) = right(x - d)
+    return _fill_from_nearest(-found, invalid=found < -reach)  # OpenCV has left(x) = right(x - d)
+
+
+def _quarter(view: Array) -> Array:
+    quarter: Array = cv2.resize(view, (view.shape[1] // 4, view.shape[0] // 4), interpolation=cv2.INTER_AREA)
+    return quarter
 
 
 def _fill_from_nearest(disparity: Array, invalid: NDArray[np.bool_]) -> Array:
-    """SGBM leaves MAX_DISPARITY columns of either side unmatched; mirrored padding would mirror the disparity there."""
+    """SGBM leaves ``reach`` columns of either side unmatched; mirrored padding would mirror the disparity there."""
     _, labels = cv2.distanceTransformWithLabels(
         invalid.astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
     )

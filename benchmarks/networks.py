@@ -88,16 +88,17 @@ class InvertedResidual(nn.Module):
 
 
 class Up(nn.Module):
-    """Decoder block: nearest x2, the encoder's features beside it, two convolutions."""
+    """Decoder block: x2, nearest unless told otherwise, the encoder's features beside it, two convolutions."""
 
-    def __init__(self, channels_in: int, channels_skip: int, channels_out: int) -> None:
+    def __init__(self, channels_in: int, channels_skip: int, channels_out: int, upsampling: str = "nearest") -> None:
         super().__init__()
+        self.upsampling = {"mode": upsampling} | ({"align_corners": False} if upsampling == "bilinear" else {})
         self.first = convolution(channels_in + channels_skip, channels_out)
         self.second = convolution(channels_out, channels_out)
 
     def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
         """(N, C_in, H, W) and (N, C_skip, 2H, 2W) to (N, C_out, 2H, 2W)."""
-        x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        x = F.interpolate(x, scale_factor=2.0, **self.upsampling)
         return self.second(self.first(x if skip is None else torch.cat([x, skip], 1)))
 
 
@@ -105,7 +106,7 @@ class MobileUNet(nn.Module):
     """U-Net with MobileNetV2 encoder, 6.6 M parameters.
 
     Source: the student of Garg et al., ICCP 2024; decoder of 256, 128, 64, 32, 16 channels. 5 inputs are colour and both views,
-    2 the views alone.
+    2 the views alone. Upsampling is nearest, as in segmentation_models_pytorch, or bilinear.
     """
 
     STAGES = (
@@ -118,7 +119,7 @@ class MobileUNet(nn.Module):
     """By size of the features: expansion, channels, blocks, stride of the first."""
     DECODER = (256, 128, 64, 32, 16)
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, upsampling: str = "nearest") -> None:
         super().__init__()
         width = 32
         skips: list[int] = []
@@ -135,7 +136,7 @@ class MobileUNet(nn.Module):
         self.encoder = nn.ModuleList(encoder)
         into = (1280, *self.DECODER)
         self.decoder = nn.ModuleList(
-            Up(a, b, c) for a, b, c in zip(into, (*reversed(skips[:-1]), 0), self.DECODER, strict=False)
+            Up(a, b, c, upsampling) for a, b, c in zip(into, (*reversed(skips[:-1]), 0), self.DECODER, strict=False)
         )
         self.head = nn.Conv2d(self.DECODER[-1], 1, 3, padding=1)
 

@@ -91,8 +91,14 @@ def describe_checkpoint(
     )
 
 
-def describe_network(network: Network, graphs: QuantisedGraphs | None, calibration: Calibration) -> Description:
-    """Of anyone's network: what can be known from its tensors."""
+def describe_network(
+    network: Network,
+    graphs: QuantisedGraphs | None,
+    calibration: Calibration,
+    keep_float: Sequence[str] = (),
+    int16: Sequence[str] = (),
+) -> Description:
+    """Of anyone's network: what can be known from its tensors; ``keep_float`` and ``int16`` as of ``export``."""
     into, out = _border_ranges(network, graphs)
     known = calibration.ranges if calibration.batches else {}
     inputs = tuple(
@@ -103,7 +109,8 @@ def describe_network(network: Network, graphs: QuantisedGraphs | None, calibrati
         TensorSpec(key, shape, _LAYOUTS.get(len(shape), ""), "", (), *_step(out[key]))
         for key, shape in network.signature.outputs
     )
-    return _description(network, graphs, inputs=inputs, outputs=outputs)
+    paths = {"keep_float": tuple(keep_float), "int16": tuple(int16)} if graphs else {}
+    return _description(network, graphs, inputs=inputs, outputs=outputs, **paths)
 
 
 def _description(network: Network, graphs: QuantisedGraphs | None, **fields: Any) -> Description:
@@ -113,7 +120,7 @@ def _description(network: Network, graphs: QuantisedGraphs | None, **fields: Any
             model=network.name,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             parameters=sum(parameter.numel() for parameter in network.module.parameters()),
-            multiply_adds=_multiply_adds(network),
+            multiply_adds=multiply_adds(network),
             artifacts=(),
             golden=(),
             quantization=graphs.ranges if graphs else (),
@@ -154,7 +161,8 @@ def _step(entry: ActivationRange | None) -> tuple[float | None, int | None]:
     return (entry.scale, entry.zero_point) if entry else (None, None)
 
 
-def _multiply_adds(network: Network) -> int:
+def multiply_adds(network: Network) -> int:
+    """Of one inference, as torch counts them."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network.module(*network.example)
     return counter.get_total_flops() // 2

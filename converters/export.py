@@ -101,8 +101,8 @@ def export(
             int16=int16,
         )
     cases = network_cases(network, samples)
-    job = _Job(network, graphs, cases, configs, describe_network(network, graphs, samples), require_full_delegation)
-    return job.write(Path(out), progress)
+    description = describe_network(network, graphs, samples, keep_float, int16)
+    return _Job(network, graphs, cases, configs, description, require_full_delegation).write(Path(out), progress)
 
 
 def export_checkpoint(

@@ -9,6 +9,7 @@ the host, stands for the model.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,7 @@ from edge_dp.data.registry import dataset_entry
 from edge_dp.errors import EdgeDpError, InputError, MissingExtraError
 from edge_dp.metrics import PROTOCOLS, ai1, ai2, bad_px, epe, one_minus_abs_spearman
 from edge_dp.metrics import evaluate as evaluate_protocol
+from edge_dp.runtime.dataset_parity import Comparison, DatasetParity, ExpectedOutputs, Reference
 from edge_dp.runtime.engines import EngineEntry, engine_for, make_engine
 from edge_dp.runtime.engines.base import Engine, Tensors
 from edge_dp.runtime.student import INPUT, Map, Student
@@ -165,7 +167,9 @@ def compare(artifact: dict[str, Scores], model: dict[str, Scores], dataset: str,
 
 @dataclass
 class Evaluator:
-    """Scores engines of one bundle on one data set; the model is run once for all of them. Serves several threads.
+    """Scores engines of one bundle on one data set, and compares their outputs with the model's there.
+
+    The model is run once for all of them. Serves several threads.
 
     Args:
         bundle: of a dual-pixel student.
@@ -173,6 +177,7 @@ class Evaluator:
         root: its folder.
         samples: the first ones only; all unless given.
         threads: of the artifact that stands for the model.
+        reference: makes the model again, given the bundle; outputs are compared only where it is given.
 
     Raises:
         InputError: no such data set there, or not of dual-pixel captures; the bundle is of another network.
@@ -183,6 +188,7 @@ class Evaluator:
     root: str | Path
     samples: int | None = None
     threads: int = 1
+    reference: Callable[[Bundle], Reference] | None = None
     _model: tuple[dict[str, Scores], str] | None = field(default=None, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
@@ -191,6 +197,7 @@ class Evaluator:
             raise InputError(f"data set {self.dataset}: expected dual-pixel captures, found scenes. Pass another.")
         self._student = Student.of(self.bundle)
         self._captures: Dataset[Any] = open_dataset(self.dataset, self.root)
+        self._expected = ExpectedOutputs(self.reference, self.bundle) if self.reference else None
 
     def evaluate(self, run: Run, progress: Progress = lambda *_: None) -> dict[str, Scores]:
         """Scores of anything that executes the bundle's network, by sample; errors as of ``evaluate``."""
@@ -204,8 +211,33 @@ class Evaluator:
             MissingExtraError: no engine here executes one.
             EngineError, DeviceError: of an engine.
         """
+        return self._beside_the_model(self.evaluate(engine.infer_all, progress))
+
+    def judge(
+        self, engine: Engine, artifact: Artifact, progress: Progress = lambda *_: None
+    ) -> tuple[Accuracy | None, DatasetParity | None]:
+        """Accuracy and parity of an active engine, in one run; errors as of ``accuracy``.
+
+        Args:
+            artifact: what the engine executes.
+
+        Returns:
+            No accuracy where outputs were compared and no sample has ground truth. No parity where ``reference`` was not given;
+            where it makes no model, the parity says why.
+        """
+        if self._expected is None:
+            return self.accuracy(engine, progress), None
+        if reason := self._expected.why_not():
+            return self.accuracy(engine, progress), DatasetParity(self.dataset, 0, missing=reason)
+        expected = functools.partial(self._expected.of, artifact.reference)
+        comparison = Comparison(engine.infer_all, expected, self.bundle.manifest.outputs)
+        scores = self.evaluate(comparison, progress)
+        accuracy = self._beside_the_model(scores) if any(scores.values()) else None
+        return accuracy, comparison.result(self.dataset)
+
+    def _beside_the_model(self, scores: dict[str, Scores]) -> Accuracy:
         model, described = self._scores_of_model()
-        return compare(self.evaluate(engine.infer_all, progress), model, self.dataset, described)
+        return compare(scores, model, self.dataset, described)
 
     def _scores_of_model(self) -> tuple[dict[str, Scores], str]:
         with self._lock:

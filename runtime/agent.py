@@ -283,7 +283,7 @@ class LiteRT(Adapter):
 
     def _run(self, inputs: Arrays) -> list[NDArray[np.float32]]:
         for detail, array in zip(self._inputs, inputs.values()):  # noqa: B905  # strict is of Python 3.10
-            self._interpreter.set_tensor(detail["index"], _quantise(array, detail))
+            self._interpreter.set_tensor(detail["index"], quantise(array, detail))
         self._interpreter.invoke()
         return [_dequantise(self._interpreter.get_tensor(detail["index"]), detail) for detail in self._outputs]
 
@@ -295,7 +295,8 @@ class TFLiteRuntime(LiteRT):
     distribution = "tflite-runtime"
 
 
-def _quantise(array: NDArray[Any], detail: dict[str, Any]) -> NDArray[Any]:
+def quantise(array: NDArray[Any], detail: dict[str, Any]) -> NDArray[Any]:
+    """Real values in the type and scale of a LiteRT tensor, of which ``detail`` is what its interpreter tells."""
     dtype = np.dtype(detail["dtype"])
     if dtype == np.float32:
         return array

@@ -10,6 +10,7 @@ from edge_dp.errors import EdgeDpError
 from edge_dp.runtime.accuracy import Accuracy
 from edge_dp.runtime.blame import Blame
 from edge_dp.runtime.budgets import missed
+from edge_dp.runtime.dataset_parity import DatasetParity
 from edge_dp.runtime.devices.base import Device
 from edge_dp.runtime.engines import EngineEntry, make_engine
 from edge_dp.runtime.engines.base import Engine, Signature, Tensors
@@ -41,6 +42,7 @@ class Cell:
     first_ms: float = 0.0
     timed: Timed | None = None
     accuracy: Accuracy | None = None
+    dataset_parity: DatasetParity | None = None
     blame: Blame | None = None
     error: str | None = None
     finished: Row | None = None
@@ -144,6 +146,7 @@ class Cell:
             latency=latency,
             missed_budgets=missed(plan.budgets, latency) if latency else (),
             accuracy=self.accuracy,
+            dataset_parity=self.dataset_parity,
             blame=self.blame,
         )
 

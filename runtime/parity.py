@@ -15,16 +15,27 @@ from numpy.typing import NDArray
 from edge_dp.errors import InputError
 from edge_dp.runtime.thresholds import THRESHOLDS, Threshold, failures, read_thresholds
 
-__all__ = ["THRESHOLDS", "ErrorStatistics", "Threshold", "compare", "failures", "identical", "read_thresholds"]
+__all__ = [
+    "QUANTILES",
+    "THRESHOLDS",
+    "ErrorStatistics",
+    "Tally",
+    "Threshold",
+    "compare",
+    "failures",
+    "identical",
+    "read_thresholds",
+]
 
 Map = NDArray[np.float32]
-_QUANTILES = (0.5, 0.99, 0.999)
+QUANTILES = (0.5, 0.99, 0.999)
+"""Of the absolute error, in the order of ``ErrorStatistics``."""
 _MOST_STEPS = 15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorStatistics:
-    """One output of one artifact against its reference, over all golden cases.
+    """One output of one artifact against its reference, over all golden cases or captures of a data set.
 
     Only values that are finite on both sides count; quantiles interpolate linearly; all is zero where no value counts.
 
@@ -77,39 +88,78 @@ def compare(outputs: Sequence[Map], references: Sequence[Map], step: float) -> E
         )
     if not (math.isfinite(step) and step > 0):
         raise InputError(f"expected a positive quantisation step, found {step}")
-    found, wanted = (
-        np.concatenate([array.ravel() for array in side]).astype(np.float64) for side in (outputs, references)
-    )
-    nan, infinite = int(np.isnan(found).sum()), int(np.isinf(found).sum())
-    counts = np.isfinite(found) & np.isfinite(wanted)
-    reference_not_finite = int((~np.isfinite(wanted)).sum())
-    values, found, wanted = found.size, found[counts], wanted[counts]
-    error = np.abs(found - wanted)
-    noise, signal, power = (float((array**2).sum()) for array in (error, wanted, found))
-    largest, mean = (float(error.max()), float(error.mean())) if error.size else (0.0, 0.0)
-    p50, p99, p999 = map(float, np.quantile(error, _QUANTILES)) if error.size else (0.0, 0.0, 0.0)
-    rounded = np.minimum(np.rint(error / step), _MOST_STEPS).astype(np.int64)
-    return ErrorStatistics(
-        max_abs=largest,
-        mean_abs=mean,
-        p50_abs=p50,
-        p99_abs=p99,
-        p999_abs=p999,
-        reference_range=float(np.ptp(wanted)) if wanted.size else 0.0,
-        snr_db=10.0 * math.log10(signal / noise) if noise > 0 and signal > 0 else None,
-        cosine=_cosine(found, wanted, power, signal),
-        step=step,
-        max_steps=largest / step,
-        p50_steps=p50 / step,
-        p99_steps=p99 / step,
-        p999_steps=p999 / step,
-        values=values,
-        not_finite=nan + infinite,
-        nan=nan,
-        infinite=infinite,
-        reference_not_finite=reference_not_finite,
-        histogram=tuple(map(int, np.bincount(rounded, minlength=_MOST_STEPS + 1))),
-    )
+    tally = Tally(step)
+    error = np.concatenate([tally.add(*pair) for pair in zip(outputs, references, strict=True)])
+    return tally.statistics(np.quantile(error, QUANTILES) if error.size else np.zeros(len(QUANTILES)))
+
+
+class Tally:
+    """Sums over any number of cases, from which ``ErrorStatistics`` follow.
+
+    Args:
+        step: the output's quantisation step, in its unit, > 0.
+    """
+
+    def __init__(self, step: float) -> None:
+        self._step = step
+        self._values = self._counted = self._nan = self._infinite = self._reference_not_finite = 0
+        self._largest = self._sum = self._noise = self._signal = self._power = self._product = 0.0
+        self._low, self._high = math.inf, -math.inf
+        self._histogram = np.zeros(_MOST_STEPS + 1, np.int64)
+
+    def add(self, output: Map, reference: Map) -> NDArray[np.float64]:
+        """Count one case, arrays of one shape; the absolute errors of what counts, in one row."""
+        found, wanted = (array.ravel().astype(np.float64) for array in (output, reference))
+        self._values += found.size
+        self._nan += int(np.isnan(found).sum())
+        self._infinite += int(np.isinf(found).sum())
+        self._reference_not_finite += int((~np.isfinite(wanted)).sum())
+        counts = np.isfinite(found) & np.isfinite(wanted)
+        found, wanted = found[counts], wanted[counts]
+        error = np.abs(found - wanted)
+        self._counted += error.size
+        self._sum += float(error.sum())
+        self._noise += float((error**2).sum())
+        self._signal += float((wanted**2).sum())
+        self._power += float((found**2).sum())
+        self._product += float(found @ wanted)
+        self._largest = max(self._largest, float(error.max(initial=0.0)))
+        self._low = min(self._low, float(wanted.min(initial=math.inf)))
+        self._high = max(self._high, float(wanted.max(initial=-math.inf)))
+        rounded = np.minimum(np.rint(error / self._step), _MOST_STEPS).astype(np.int64)
+        self._histogram += np.bincount(rounded, minlength=_MOST_STEPS + 1)
+        return error
+
+    def statistics(self, quantiles: Sequence[float] | NDArray[np.float64]) -> ErrorStatistics:
+        """Of all that was added; ``quantiles`` of its errors, as of ``QUANTILES``."""
+        p50, p99, p999 = map(float, quantiles)
+        return ErrorStatistics(
+            max_abs=self._largest,
+            mean_abs=self._sum / self._counted if self._counted else 0.0,
+            p50_abs=p50,
+            p99_abs=p99,
+            p999_abs=p999,
+            reference_range=self._high - self._low if self._counted else 0.0,
+            snr_db=10.0 * math.log10(self._signal / self._noise) if self._noise > 0 and self._signal > 0 else None,
+            cosine=self._cosine(),
+            step=self._step,
+            max_steps=self._largest / self._step,
+            p50_steps=p50 / self._step,
+            p99_steps=p99 / self._step,
+            p999_steps=p999 / self._step,
+            values=self._values,
+            not_finite=self._nan + self._infinite,
+            nan=self._nan,
+            infinite=self._infinite,
+            reference_not_finite=self._reference_not_finite,
+            histogram=tuple(map(int, self._histogram)),
+        )
+
+    def _cosine(self) -> float | None:
+        if self._power == 0 or self._signal == 0:
+            return None
+        cosine = self._product / (math.sqrt(self._power) * math.sqrt(self._signal))
+        return max(-1.0, min(1.0, cosine))  # rounding leads a little beyond
 
 
 def identical(outputs: Sequence[Mapping[str, Map]], others: Sequence[Mapping[str, Map]]) -> dict[str, int]:
@@ -131,13 +181,6 @@ def identical(outputs: Sequence[Mapping[str, Map]], others: Sequence[Mapping[str
         for name, array in one.items():
             differing[name] += int((_bits(array) != _bits(two[name])).sum())
     return differing
-
-
-def _cosine(found: NDArray[np.float64], wanted: NDArray[np.float64], power: float, signal: float) -> float | None:
-    if power == 0 or signal == 0:
-        return None
-    cosine = float(found @ wanted) / (math.sqrt(power) * math.sqrt(signal))
-    return max(-1.0, min(1.0, cosine))  # rounding leads a little beyond
 
 
 def _bits(array: Map) -> NDArray[np.uint32]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from edge_dp.bundle.manifest import Bundle
 from edge_dp.runtime.blame import Blame
 from edge_dp.runtime.budgets import Budget
+from edge_dp.runtime.dataset_parity import Reference
 from edge_dp.runtime.engines.limits import Limits
 from edge_dp.runtime.latency import PRESETS, Preset
 from edge_dp.runtime.thresholds import THRESHOLDS, Threshold
@@ -25,6 +26,7 @@ class Plan:
     preset: how much is timed. Emulated devices are always timed by ``counted``: there every inference is alike.
     budgets: limits of latency, instructions and memory, for every row that has one.
     dataset: name and root folder of a data set to run; None for none. samples: at most so many of it; 0 for all.
+    reference: makes the model of a bundle again, for parity over the data set; without it only the task's metric is told.
     blame: finds the guilty layer of an integer artifact, given the bundle and the name; run for those of the host. None
     where nobody asks.
     isolated: engines run in processes of their own.
@@ -41,6 +43,7 @@ class Plan:
     thresholds: Mapping[str, Threshold] = field(default_factory=lambda: dict(THRESHOLDS))
     dataset: tuple[str, Path] | None = None
     samples: int = 0
+    reference: Callable[[Bundle], Reference] | None = None
     blame: Callable[[Bundle, str], Blame] | None = None
     isolated: bool = True
     limits: Limits = field(default_factory=Limits)

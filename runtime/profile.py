@@ -1,12 +1,16 @@
 """Where an inference spends its time, operation by operation, as the engine itself tells.
 
-Timing each operation slows the whole: compare shares, and take times from ``edge_dp.runtime.latency``.
+Timing each operation slows the whole: compare shares, and take times from ``edge_dp.runtime.latency``. What XNNPACK runs it
+tells of itself, operation by operation, within ExecuTorch's delegate and LiteRT's; LiteRT counts whole microseconds.
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +22,13 @@ from numpy.typing import NDArray
 from edge_dp.bundle.manifest import Bundle
 from edge_dp.errors import EngineError, InputError
 from edge_dp.quiet import quiet
+from edge_dp.runtime import litert_profile
+from edge_dp.runtime.agent import quantise, session_options
 from edge_dp.runtime.engines import engine_for
 
 Inputs = Mapping[str, NDArray[np.float32]]
 
+_TIMEOUT_S = 600.0
 _ET_WHOLES = ("DELEGATE_CALL", "OPERATOR_CALL", "Method::execute")  # hold others, which are listed themselves
 
 
@@ -29,7 +36,8 @@ _ET_WHOLES = ("DELEGATE_CALL", "OPERATOR_CALL", "Method::execute")  # hold other
 class Operation:
     """One operation of an artifact.
 
-    name: as the engine calls it; ``#2`` is the second of its kind. calls: that were timed. milliseconds: of one inference, mean.
+    name: as the engine calls it, or its delegate; ``#2`` is the second of its kind. calls: that were timed.
+    milliseconds: of one inference, mean.
     share: of the time in all operations.
     """
 
@@ -42,7 +50,7 @@ class Operation:
 def profile(
     bundle: Bundle, artifact: str, inputs: Inputs, *, rounds: int = 20, threads: int = 1
 ) -> tuple[Operation, ...]:
-    """Profile one artifact in its usual engine, in this process; what takes longest comes first.
+    """Profile one artifact in its usual engine, in this process, LiteRT in another; what takes longest comes first.
 
     Args:
         artifact: name in the manifest; of ``PROFILERS``' formats.
@@ -115,8 +123,6 @@ def _executorch(path: Path, inputs: Inputs, rounds: int, threads: int, folder: P
 def _onnx(path: Path, inputs: Inputs, rounds: int, threads: int, folder: Path) -> tuple[Operation, ...]:
     import onnxruntime
 
-    from edge_dp.runtime.agent import session_options
-
     options = session_options(threads)
     options.enable_profiling = True
     options.profile_file_prefix = str(folder / "trace")
@@ -132,6 +138,42 @@ def _onnx(path: Path, inputs: Inputs, rounds: int, threads: int, folder: Path) -
     return _operations({name: times[-rounds:] for name, times in calls.items()}, rounds)
 
 
+def _tflite(path: Path, inputs: Inputs, rounds: int, threads: int, folder: Path) -> tuple[Operation, ...]:
+    """In a process of its own, whatever the C interface makes of the artifact."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    if reason := litert_profile.why_not():
+        raise EngineError(reason)
+    details = Interpreter(str(path)).get_signature_runner().get_input_details()
+    stored = {name: quantise(array, details[name]) for name, array in inputs.items()}
+    arrays = folder / "inputs.npz"
+    np.savez(arrays, **stored)  # type: ignore[arg-type]  # its stub takes the arrays for the flag
+    command = [
+        sys.executable,
+        "-m",
+        litert_profile.__name__,
+        str(path.resolve()),
+        str(arrays),
+        str(rounds),
+        str(threads),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_S, check=False)
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.strip()]
+        raise EngineError(f"LiteRT's profiler ended with code {done.returncode}: {' | '.join(said[-1:])}")
+    return _numbered(json.loads(done.stdout), rounds)
+
+
+def _numbered(calls: Sequence[tuple[str, float]], rounds: int) -> tuple[Operation, ...]:
+    """Of the microseconds of every call, in the order of ``rounds`` equal inferences."""
+    each, seen = len(calls) // rounds, Counter[str]()
+    names = []
+    for kind, _ in calls[:each]:
+        seen[kind] += 1
+        names.append(f"{kind} #{seen[kind]}")
+    return _operations({name: [us / 1e3 for _, us in calls[place::each]] for place, name in enumerate(names)}, rounds)
+
+
 def _operations(calls: Mapping[str, Sequence[float]], rounds: int) -> tuple[Operation, ...]:
     """Longest first, of the milliseconds of every call."""
     total = sum(sum(times) for times in calls.values()) or 1.0
@@ -143,9 +185,9 @@ def _operations(calls: Mapping[str, Sequence[float]], rounds: int) -> tuple[Oper
 
 PROFILERS: dict[str, Callable[[Path, Inputs, int, int, Path], tuple[Operation, ...]]] = {
     "executorch": _executorch,
+    "tflite": _tflite,
     "onnx": _onnx,
 }
 _NO_PROFILE: dict[str, Any] = {
-    "tflite": "LiteRT's Python package has no profiler; its benchmark_model --enable_op_profiling on a phone has",
     "coreml": "Core ML tells where operations run, not how long each takes",
 }

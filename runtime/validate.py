@@ -83,7 +83,9 @@ def validate(bundle: Bundle, plan: Plan | None = None, progress: Progress = lamb
         bundle.check_files(files)
     addresses = list(dict.fromkeys(plan.devices))
     devices = [open_device(address) for address in addresses if address != LOCAL]
-    scoring = Evaluator(bundle, *plan.dataset, plan.samples or None, plan.threads) if plan.dataset else None
+    scoring = None
+    if plan.dataset:
+        scoring = Evaluator(bundle, *plan.dataset, plan.samples or None, plan.threads, plan.reference)
     run = _Run(bundle, plan, artifacts, Store(bundle.folder, _settings(bundle, plan)), scoring, progress)
     if not plan.resume:
         run.store.clear()
@@ -231,8 +233,10 @@ class _Run:
         label = f"{cell.artifact.name} on {visit.address}"
         try:
             if cell.error is None and cell.engine is not None and self.evaluator is not None:
-                cell.accuracy = self.evaluator.accuracy(
-                    cell.engine, lambda done, total: self.progress(f"data set, {label}", done, total, "")
+                cell.accuracy, cell.dataset_parity = self.evaluator.judge(
+                    cell.engine,
+                    cell.artifact,
+                    lambda done, total: self.progress(f"data set, {label}", done, total, ""),
                 )
             if cell.error is None and self.plan.blame and device is None and cell.artifact.reference == "quantised":
                 self.progress(f"blame {label}", 0, 1, "")
@@ -250,6 +254,7 @@ def _settings(bundle: Bundle, plan: Plan) -> dict[str, object]:
         "budgets": [budget.text for budget in plan.budgets],
         "dataset": plan.dataset,
         "samples": plan.samples,
+        "reference": plan.reference is not None,
         "blame": plan.blame is not None,
         "isolated": plan.isolated,
         "golden": [case.files for case in bundle.manifest.golden],

@@ -178,6 +178,7 @@ def _training(
             if name in errors
             for error in [errors[name]]
         },
+        "limits": _limits(recipe),
         "minutes": round(sum(seconds.values()) / 60, 1),
         "minutes_of_part": {name: round(value / 60, 1) for name, value in seconds.items()},
         "data_wait_share": {name: round(share, 4) for name, share in shares.items()},
@@ -204,6 +205,20 @@ def _origin(recipe: Recipe) -> dict[str, Any]:
         "teachers": notes,
         "labelled": [one["source"] for one in sets],
     }
+
+
+def _limits(recipe: Recipe) -> list[str]:
+    """What a student of this recipe cannot do, in words for its card."""
+    low, high = recipe.data.simulation.scene.disparity
+    limits = [
+        f"disparity of {low:g} to {high:g} px of the input",
+        "trained on rendered scenes; photographs were seen in tests alone" if not recipe.data.labelled else "",
+        "where nothing has texture it guesses, and says so by its confidence",
+        "depth in metres needs the focus distance, which it does not know",
+    ]
+    if student_entry(recipe.student).monocular:
+        limits.append("a control for experiments: from one view it knows blur, but not on which side of focus")
+    return [limit for limit in limits if limit]
 
 
 def _licence(note: dict[str, Any]) -> str:

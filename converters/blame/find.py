@@ -9,17 +9,11 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import nn
-
 from edge_dp.bundle.manifest import Artifact, Bundle, GoldenCase
 from edge_dp.converters.blame.reference import LayerGraph
 from edge_dp.converters.blame.search import Search, Seen, Tolerance
-from edge_dp.converters.source import Network, network_of_checkpoint, network_of_module
+from edge_dp.converters.bundle_model import Model, network_of_bundle, prepared_of_bundle
 from edge_dp.errors import EdgeDpError, InputError, MissingExtraError, SchemaError
-from edge_dp.models.checkpoint import read_checkpoint
-from edge_dp.quantization.qat import observe_weights, prepare, restore_ranges, snap_biases
 from edge_dp.quiet import quiet
 from edge_dp.runtime.blame import Blame
 from edge_dp.runtime.cell import signature
@@ -60,9 +54,9 @@ def blame(
     bundle: Bundle,
     artifact: str,
     *,
-    model: str | Path | nn.Module | None = None,
-    keep_float: Sequence[str] = (),
-    int16: Sequence[str] = (),
+    model: Model | None = None,
+    keep_float: Sequence[str] | None = None,
+    int16: Sequence[str] | None = None,
     case: str | None = None,
     isolated: bool = True,
 ) -> Blame:
@@ -72,7 +66,7 @@ def blame(
         artifact: its name in the bundle.
         model: what the bundle was exported from: name or folder of a checkpoint, or the network itself with its weights. The
             checkpoint that the manifest names unless given.
-        keep_float, int16: as the network was exported with.
+        keep_float, int16: paths of modules, as the network was exported with; those that the manifest names unless given.
         case: golden case to run; the first typical one unless given.
         isolated: run the rewritten artifact in a worker process, which a damaged one may crash.
 
@@ -92,9 +86,9 @@ def blame(
 
 def reference_graph(
     bundle: Bundle,
-    model: str | Path | nn.Module | None = None,
-    keep_float: Sequence[str] = (),
-    int16: Sequence[str] = (),
+    model: Model | None = None,
+    keep_float: Sequence[str] | None = None,
+    int16: Sequence[str] | None = None,
     *,
     weights: bool = True,
 ) -> LayerGraph:
@@ -106,51 +100,10 @@ def reference_graph(
     Raises:
         InputError: as in ``blame``, or the bundle has no table.
     """
-    manifest = bundle.manifest
-    if not manifest.quantization:
-        raise InputError(
-            f"{bundle.folder}: expected a quantisation table, found none: the bundle was exported in float alone"
-        )
-    network = _network(bundle, manifest.model if model is None else model)
-    _check_outputs(bundle, network)
-    with quiet(), torch.no_grad():
-        kept, wide = ([f"{network.prefix}{path}" for path in paths] for paths in (keep_float, int16))
-        prepared = prepare(network.module, network.example, keep_float=kept, int16=wide)
-        restore_ranges(prepared, manifest.quantization)
-        observe_weights(prepared)
-        if weights:
-            snap_biases(prepared)
+    network = network_of_bundle(bundle, model)
+    prepared = prepared_of_bundle(bundle, network, keep_float, int16, weights=weights)
     inputs, outputs = ([name for name, _ in side] for side in (network.signature.inputs, network.signature.outputs))
     return LayerGraph(prepared, weights=weights, prefix=network.prefix, inputs=inputs, outputs=outputs)
-
-
-def _network(bundle: Bundle, model: str | Path | nn.Module) -> Network:
-    manifest = bundle.manifest
-    if isinstance(model, nn.Module):
-        shapes = {spec.name: spec.shape for spec in manifest.inputs}
-        return network_of_module(model, shapes, [spec.name for spec in manifest.outputs], manifest.model)
-    try:
-        checkpoint = read_checkpoint(model)
-    except InputError as error:
-        raise InputError(
-            f"{bundle.folder}: the model that it was exported from is needed to tell right from wrong: {error} "
-            "Pass it with --model."
-        ) from error
-    return network_of_checkpoint(checkpoint, *manifest.inputs[0].shape[2:])
-
-
-def _check_outputs(bundle: Bundle, network: Network) -> None:
-    """Refuse a model that is not the bundle's: every layer would be blamed."""
-    case = bundle.manifest.golden[0]
-    inputs = bundle.golden_inputs(case)
-    with torch.no_grad():
-        outputs = network.module(*(torch.from_numpy(np.array(array)) for array in inputs.values()))
-    for (name, wanted), found in zip(bundle.golden_outputs(case, "float").items(), outputs, strict=True):
-        if not np.allclose(found.numpy(), wanted, rtol=1e-3, atol=1e-3 * float(np.abs(wanted).max(initial=0.0))):
-            raise InputError(
-                f"{bundle.folder}: expected the model that it was exported from, found one with another {name} for golden case "
-                f"{case.name}. Pass the right one with --model."
-            )
 
 
 def _case(bundle: Bundle, name: str | None) -> GoldenCase:

@@ -190,6 +190,8 @@ class Manifest:
     preprocessing: null where the model takes its inputs as its maker defines them.
     sensor: profile of the sensor that the model was made for, in the form of its own JSON; null where there is none.
     quantization: of every activation, in the order of the graph; empty where the model is float.
+    keep_float: paths of modules that stay in float in the integer artifacts, as was asked for.
+    int16: likewise, of modules with 16-bit activations.
     metrics: what was measured of the model, by name.
     licences: by what they cover: code, weights, data, teacher.
     training: how the weights came about.
@@ -209,6 +211,8 @@ class Manifest:
     artifacts: tuple[Artifact, ...]
     golden: tuple[GoldenCase, ...]
     quantization: tuple[ActivationRange, ...] = ()
+    keep_float: tuple[str, ...] = ()
+    int16: tuple[str, ...] = ()
     metrics: dict[str, Any] = field(default_factory=dict)
     licences: dict[str, str] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)

@@ -81,10 +81,11 @@ def _print(report: Report, *, as_json: bool) -> None:
     import dataclasses
     import json
 
-    from edge_dp.cli.tables import report_table
+    from edge_dp.cli.tables import dataset_table, report_table
 
     if not as_json:
         report_table(report)
+        dataset_table(report)
         return
     rows = [
         {"artifact": row.artifact, "engine": row.engine, "device": row.device, "missed": report.missed(row)}

@@ -12,6 +12,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from edge_dp.bundle.manifest import Bundle
+    from edge_dp.runtime.parity import ErrorStatistics
     from edge_dp.runtime.report.model import Report, Row
 
 _LEAST_WIDTH = 160  # a log file has no width: do not fold the columns there
@@ -88,10 +89,52 @@ def report_table(report: Report) -> None:
                 f"{row.artifact} on {row.device}: {row.accuracy.dataset}, {row.accuracy.samples} samples: {scores}",
                 markup=False,
             )
+        if row.latency is not None and row.latency.preset == "sustained" and row.latency.drift is not None:
+            output.print(
+                f"{row.artifact} on {row.device}: {row.latency.n} inferences in {row.latency.duration_s:.0f} s, the last tenth "
+                f"{row.latency.drift:.3f} times as long as the first",
+                markup=False,
+            )
     if any(row.latency is None and row.error is None for row in report.rows):
         output.print("no latency: a reference evaluator, which says nothing of the phone's speed or Neural Engine")
     if any(row.latency and row.latency.kind == "instructions" for row in report.rows):
         output.print("emulated devices count instructions: such rows have no milliseconds")
+
+
+def dataset_table(report: Report) -> None:
+    """Every output of every artifact against its reference over a data set; nothing where none was run."""
+    compared = [(row, row.dataset_parity) for row in report.rows if row.dataset_parity is not None]
+    titles = dict.fromkeys((parity.dataset, parity.samples) for _, parity in compared if parity.statistics)
+    columns = ["artifact", "engine", "device", "output", "max", "mean", "p50", "p99", "p99.9"]
+    columns += ["max steps", "p99", "p99.9", "SNR dB", "1-cosine", "NaN, inf"]
+    for dataset, samples in titles:
+        rows = [
+            (row.artifact, row.engine, row.device, name, *_numbers(statistics))
+            for row, parity in compared
+            if (parity.dataset, parity.samples) == (dataset, samples)
+            for name, statistics in parity.statistics.items()
+        ]
+        title = f"{dataset}, {samples} captures: errors against the reference"
+        console().print(plain_table(title, columns, rows, right=columns[4:]))
+    reasons = dict.fromkeys((parity.dataset, parity.missing) for _, parity in compared if parity.missing)
+    for dataset, reason in reasons:
+        console().print(f"{dataset}: no parity: {printable(reason or '')}", markup=False)
+
+
+def _numbers(found: ErrorStatistics) -> tuple[str, ...]:
+    errors = (found.max_abs, found.mean_abs, found.p50_abs, found.p99_abs, found.p999_abs)
+    steps = (found.max_steps, found.p99_steps, found.p999_steps)
+    return (
+        *(f"{error:.2g}" for error in errors),
+        *(_steps(value) for value in steps),
+        _decibels(found),
+        "-" if found.cosine is None else f"{1 - found.cosine:.1g}",
+        f"{found.nan}, {found.infinite}",
+    )
+
+
+def _decibels(found: ErrorStatistics) -> str:
+    return "exact" if found.snr_db is None else f"{found.snr_db:.1f}"
 
 
 def _cells(report: Report, row: Row) -> dict[str, str]:
@@ -103,7 +146,7 @@ def _cells(report: Report, row: Row) -> dict[str, str]:
         return cells | {"verdict": "[red]error[/red]"}
     statistics = row.statistics[next(iter(report.units))]
     cells["max error"] = f"{statistics.max_abs:.2g}"
-    cells["SNR dB"] = "exact" if statistics.snr_db is None else f"{statistics.snr_db:.1f}"
+    cells["SNR dB"] = _decibels(statistics)
     cells |= {"max steps": _steps(statistics.max_steps), "p99 steps": _steps(statistics.p99_steps)}
     if row.latency and row.latency.kind == "wall":
         cells |= {"p50 ms": f"{row.latency.p50_ms:.2f}", "p90 ms": f"{row.latency.p90_ms:.2f}"}

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from edge_dp.bundle.manifest import Bundle
     from edge_dp.runtime.blame import Blame
+    from edge_dp.runtime.dataset_parity import Reference
     from edge_dp.runtime.plan import Plan
     from edge_dp.runtime.report.model import Report
 
@@ -62,10 +63,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parity.add_argument(
         "--model",
-        help="the network to blame against: checkpoint or its folder, or package.module:factory (default: the manifest's)",
+        help="the network to blame and to compare a data set's outputs against: checkpoint or its folder, or "
+        "package.module:factory (default: the manifest's)",
     )
     parity.add_argument(
-        "--dataset", nargs=2, metavar=("NAME", "ROOT"), help="also run a data set and score it ('edge-dp data list')"
+        "--dataset",
+        nargs=2,
+        metavar=("NAME", "ROOT"),
+        help="also run a data set, score it and compare every output with the model's ('edge-dp data list')",
     )
     parity.add_argument("--samples", type=int, default=0, help="at most so many of the data set (default: all)")
     latency = parser.add_argument_group("latency")
@@ -85,7 +90,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="such as p90=16ms or instructions=80M; missing it fails the run; may be repeated",
     )
     latency.add_argument(
-        "--profile", action="store_true", help="also show where each artifact spends its time on the host, by operation"
+        "--profile",
+        action="store_true",
+        help="also show where each artifact spends its time on the host, by operation, as its engine tells (not Core ML)",
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
@@ -98,7 +105,7 @@ def call(options: argparse.Namespace) -> int:
     from edge_dp.bundle.manifest import read_bundle
     from edge_dp.cli.blame_table import blame_table
     from edge_dp.cli.progress import progress_bars
-    from edge_dp.cli.tables import report_table
+    from edge_dp.cli.tables import dataset_table, report_table
     from edge_dp.runtime.report.model import PAGE
     from edge_dp.runtime.validate import validate
 
@@ -110,6 +117,7 @@ def call(options: argparse.Namespace) -> int:
         print(json.dumps(dataclasses.asdict(report), allow_nan=False))
     else:
         report_table(report)
+        dataset_table(report)
         for row in report.rows:
             if row.blame is not None:
                 blame_table(row.blame, row.artifact)
@@ -151,6 +159,7 @@ def _plan(options: argparse.Namespace) -> Plan:
         thresholds=read_thresholds(options.thresholds) if options.thresholds else THRESHOLDS,
         dataset=(options.dataset[0], Path(options.dataset[1])) if options.dataset else None,
         samples=options.samples,
+        reference=_reference(options.model) if options.dataset else None,
         blame=_blame(options.model, not options.in_process) if options.blame else None,
         isolated=not options.in_process,
         limits=Limits(options.timeout, options.memory << 20),
@@ -174,6 +183,14 @@ def _profiles(bundle: Bundle, report: Report, threads: int) -> None:
             continue
         rows = [(op.name, f"{op.milliseconds:.3f}", f"{100 * op.share:.1f}") for op in operations]
         console().print(plain_table(f"{name}: time by operation", ("operation", "ms", "%"), rows, right=("ms", "%")))
+
+
+def _reference(model: str | None) -> Callable[[Bundle], Reference]:
+    from edge_dp.cli.target import named_model
+    from edge_dp.converters.bundle_model import reference_of_bundle
+
+    network = named_model(model)
+    return lambda bundle: reference_of_bundle(bundle, network)
 
 
 def _blame(model: str | None, isolated: bool) -> Callable[[Bundle, str], Blame]:

@@ -3,7 +3,8 @@
 config.yaml           schema, student, input size, preprocessing, sha256 of the two files below
 weights.safetensors   float32 weights, batch-norm folded
 quantization.json     range, scale and zero point of every activation
-training.json         data, teacher, licences of both, metrics, recipe
+training.json         data, teacher, licences of both, metrics, limits, recipe
+card.md               the model card: the same for people, made of the others
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from safetensors.numpy import load_file, save
 from edge_dp.config import from_mapping
 from edge_dp.errors import ChecksumError, InputError, SchemaError
 from edge_dp.files import atomic_folder, json_dump, json_load, sha256, yaml_load
+from edge_dp.models.card import model_card
 from edge_dp.models.registry import build_student
 from edge_dp.preprocessing import ExposureNormalisation
 from edge_dp.quantization.ranges import ActivationRange
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 _CONFIG, _WEIGHTS, _RANGES, _TRAINING = "config.yaml", "weights.safetensors", "quantization.json", "training.json"
+_CARD = "card.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,7 @@ def write_checkpoint(checkpoint: Checkpoint, folder: Path) -> Path:
             {"schema": SCHEMA, "activations": [dataclasses.asdict(r) for r in checkpoint.ranges]}, temporary / _RANGES
         )
         json_dump(checkpoint.training, temporary / _TRAINING)
+        (temporary / _CARD).write_text(model_card(checkpoint), encoding="utf-8")
         config = _Config(
             SCHEMA,
             checkpoint.student,

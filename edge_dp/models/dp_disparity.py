@@ -80,8 +80,8 @@ class DpDisparity(nn.Module):
 
     def __init__(
         self,
-        widths: Sequence[int] = (16, 32, 32, 48, 48),
-        depths: Sequence[int] = (0, 1, 1, 1, 1),
+        widths: Sequence[int] = (16, 16, 32, 48, 48),
+        depths: Sequence[int] = (0, 2, 2, 1, 1),
         monocular: bool = False,
     ) -> None:
         super().__init__()

@@ -42,8 +42,8 @@ STUDENTS: dict[str, StudentEntry] = {
         StudentEntry(
             name="dp_disparity_s",
             target=_DP_DISPARITY,
-            widths=(16, 32, 32, 48, 48),
-            depths=(0, 0, 1, 1, 1),
+            widths=(16, 16, 32, 48, 48),
+            depths=(0, 2, 2, 1, 1),
             parameters=150_000,
             summary="dual-pixel disparity with confidence, for phones",
         ),
@@ -58,8 +58,8 @@ STUDENTS: dict[str, StudentEntry] = {
         StudentEntry(
             name="mono_disparity_s",
             target=_DP_DISPARITY,
-            widths=(16, 32, 32, 48, 48),
-            depths=(0, 0, 1, 1, 1),
+            widths=(16, 16, 32, 48, 48),
+            depths=(0, 2, 2, 1, 1),
             parameters=150_000,
             summary="the control: dp_disparity_s with one eye shut",
             monocular=True,

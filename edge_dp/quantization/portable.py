@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from edge_dp.quantization.graph import Editor, argument, aten, attribute, shape
-from edge_dp.quantization.rules import has_fixed_range
+from edge_dp.quantization.rules import fuses_clamp, has_fixed_range
 
 Rewrite = Callable[[Editor, Node], None]
 """Replaces one node, or leaves it where it cannot."""
@@ -300,10 +300,19 @@ def _hard_sigmoid(editor: Editor, node: Node) -> None:
 
 
 def _hard_swish(editor: Editor, node: Node) -> None:
-    """The input times its hard sigmoid."""
+    """The input times its hard sigmoid; 0 below -3, so that the range of the input need not reach further, for finer steps."""
+    x = node.args[0]
+    assert isinstance(x, Node)
+    if list(x.users) == [node] and fuses_clamp(x):
+        clamped = editor.call(node, aten.clamp.default, x, -3.0, None)
+        clamped.meta["portable_observed_only"] = True  # the product is 0 there without it
+        clamped.meta["nn_module_stack"] = x.meta.get("nn_module_stack")  # in float or 16 bits where x is
+        node.args = (clamped,)
     gate = _hard_sigmoid_of(editor, node, fold=False)
     if gate is not None:
-        editor.replace(node, editor.call(node, aten.mul.Tensor, node.args[0], gate))
+        product = editor.call(node, aten.mul.Tensor, node.args[0], gate)
+        product.meta["portable_hard_swish"] = True
+        editor.replace(node, product)
 
 
 def _hard_sigmoid_of(editor: Editor, node: Node, fold: bool) -> Node | None:

@@ -109,6 +109,11 @@ def moves_data(node: Node) -> bool:
     return node.target in RULES and RULES[node.target].annotate in (_same_range, _concatenation)
 
 
+def fuses_clamp(node: Node) -> bool:
+    """Whether ``node`` is arithmetic, which takes a clamp that is its only user into its own range."""
+    return node.target in RULES and RULES[node.target].annotate in (_arithmetic, _layer, _transposed)
+
+
 def has_fixed_range(node: Node) -> bool:
     """Whether ``node`` is a sigmoid, or moves the data of nothing else."""
     if node.target is aten.sigmoid.default:

@@ -12,10 +12,12 @@ from edge_dp.errors import SchemaError
 from edge_dp.files import json_dump, json_load
 from edge_dp.runtime.accuracy import Accuracy
 from edge_dp.runtime.blame import Blame
+from edge_dp.runtime.dataset_parity import DatasetParity
 from edge_dp.runtime.latency import Latency
 from edge_dp.runtime.parity import ErrorStatistics, Threshold, failures
 
-SCHEMA = 2
+SCHEMA = 3
+"""2 has no ``dataset_parity``."""
 REPORT = "report.json"
 PAGE = "report.html"
 
@@ -30,6 +32,7 @@ class Row:
     repeats_agree: whether running it again gave the same bits; null where it was not run.
     differs_from_host: by output, how many values differ from what the same artifact gave on the host; empty on the host itself.
     latency: null for an engine whose speed says nothing.
+    dataset_parity: statistics over a data set, or why there are none; null where none was run.
     missed_budgets: budgets of the run that its latency exceeds, in words.
     pictures: file by what it shows (``disparity``, ``error``), relative to the report.
     """
@@ -51,6 +54,7 @@ class Row:
     latency: Latency | None = None
     missed_budgets: tuple[str, ...] = ()
     accuracy: Accuracy | None = None
+    dataset_parity: DatasetParity | None = None
     blame: Blame | None = None
 
     @property
@@ -89,6 +93,9 @@ class Report:
         if threshold is None:
             return [f"no thresholds for precision {row.precision!r}"]
         missed = [text for name, statistics in row.statistics.items() for text in failures(name, statistics, threshold)]
+        if (parity := row.dataset_parity) is not None:
+            for name, statistics in parity.statistics.items():
+                missed += [f"{parity.dataset}: {text}" for text in failures(name, statistics, threshold)]
         if row.repeats_agree is False:
             missed.append("running it again gave other values")
         integer = row.reference == "quantised"

@@ -110,6 +110,8 @@ def executorch_weight(path, weight, factor):
             if "filter_id" not in node["xnode_union"]:
                 continue
             union = content["xvalues"][node["xnode_union"]["filter_id"]]["xvalue_union"]
+            if "quant_params" not in union:  # left in float
+                continue
             tensor, parameters = union["tensor_value"], union["quant_params"]
             scales = _named(file, content, parameters["scale_buffer_idx"], np.float32)
             values = _named(file, content, tensor["constant_buffer_idx"], np.int8)[: np.prod(tensor["dims"])]

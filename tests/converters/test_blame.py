@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 import edge_dp
-from edge_dp.bundle.manifest import read_bundle, write_manifest
+from edge_dp.bundle.manifest import MANIFEST, read_bundle, write_manifest
 from edge_dp.cli.blame_table import blame_table, blame_words
 from edge_dp.cli.target import named_model
 from edge_dp.converters import blame as package
 from edge_dp.converters.blame.find import TAPPINGS
+from edge_dp.converters.bundle_model import reference_of_bundle
 from edge_dp.errors import ChecksumError, EngineError, InputError, SchemaError
 from edge_dp.runtime.cell import signature
 from edge_dp.runtime.engines import engine_named, make_engine
@@ -251,6 +252,81 @@ def test_a_damaged_artifact_is_an_error_that_names_it(copied, network, artifact)
         file.write_bytes(file.read_bytes()[:200])
     with pytest.raises((SchemaError, EngineError), match=path.name):
         blame(planted.rehash(copied), artifact, network)
+
+
+@pytest.fixture(scope="module")
+def partly(network, tmp_path_factory):
+    """By what was asked for: the head in float in all formats, and in 16 bits in the only one that has them."""
+    bundles = {}
+    every = ["executorch", "tflite", "onnx", "coreml"]
+    for what, formats, precision in (("keep_float", every, ["int8", "w8a8"]), ("int16", ["tflite"], ["int8"])):
+        bundles[what] = edge_dp.export(
+            network,
+            {"x": SHAPE},
+            tmp_path_factory.mktemp("partly") / "bundle",
+            formats=formats,
+            precision=precision,
+            calibration=samples(SHAPE),
+            **{what: ["head"]},
+        )
+    return bundles
+
+
+PARTLY = [*(("keep_float", artifact) for artifact in INTEGER), ("int16", "tflite-int8")]
+
+
+@pytest.mark.parametrize(("what", "artifact"), PARTLY)
+def test_the_manifest_says_what_was_kept_from_int8(partly, network, what, artifact):
+    """Without the paths the graph is another one, and its table of ranges does not fit."""
+    bundle = partly[what]
+    assert (bundle.manifest.keep_float, bundle.manifest.int16) == (
+        (("head",), ()) if what == "keep_float" else ((), ("head",))
+    )
+    found = blame(bundle, artifact, network)
+    assert found.guilty is None
+    names = [layer.module for layer in found.layers]
+    assert [name for name in LAYERS if name != "head" and name in names] == [name for name in LAYERS if name != "head"]
+    assert [layer.tensor for layer in found.layers[-2:]] == ["disparity", "confidence"]
+
+
+@pytest.mark.parametrize(("what", "artifact"), PARTLY)
+@pytest.mark.parametrize("layer", ["body.left", "tail"])
+def test_a_fault_beside_what_was_kept_is_blamed_on_its_layer(partly, network, tmp_path, what, artifact, layer):
+    shutil.copytree(partly[what].folder, tmp_path / "bundle")
+    spoilt = spoil(read_bundle(tmp_path / "bundle"), artifact, planted.WEIGHT[artifact], weight(network, layer), 1.5)
+    found = blame(spoilt, artifact, network)
+    assert found.guilty is not None
+    assert found.guilty.module == layer
+
+
+def test_a_fault_in_what_has_16_bits_is_blamed_on_it(partly, network, tmp_path):
+    shutil.copytree(partly["int16"].folder, tmp_path / "bundle")
+    spoilt = spoil(read_bundle(tmp_path / "bundle"), "tflite-int8", planted.tflite_weight, weight(network, "head"), 1.5)
+    found = blame(spoilt, "tflite-int8", network)
+    assert found.guilty is not None
+    assert found.guilty.module == "head"
+
+
+@pytest.mark.parametrize("what", ["keep_float", "int16"])
+def test_a_manifest_without_the_paths_is_older_and_they_can_be_handed_over(partly, network, tmp_path, what):
+    shutil.copytree(partly[what].folder, tmp_path / "bundle")
+    path = tmp_path / "bundle" / MANIFEST
+    data = json.loads(path.read_text())
+    del data["keep_float"], data["int16"]
+    path.write_text(json.dumps(data))
+    older = read_bundle(tmp_path / "bundle")
+    assert older.manifest.keep_float == older.manifest.int16 == ()
+    assert blame(older, "tflite-int8", network, **{what: ["head"]}).guilty is None
+
+
+@pytest.mark.parametrize("what", ["keep_float", "int16"])
+def test_the_model_made_again_keeps_the_same(partly, network, what):
+    """Its quantised form gives the golden outputs that the export wrote, to the bit."""
+    bundle = partly[what]
+    reference = reference_of_bundle(bundle, network)
+    for case in bundle.manifest.golden:
+        (found,) = reference("quantised", [bundle.golden_inputs(case)])
+        assert identical([found], [bundle.golden_outputs(case, "quantised")]) == {"disparity": 0, "confidence": 0}
 
 
 def test_blame_in_words(exported, network, capsys):

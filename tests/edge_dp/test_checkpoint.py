@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from edge_dp.errors import ChecksumError, InputError, SchemaError
+from edge_dp.models.card import model_card
 from edge_dp.models.checkpoint import Checkpoint, read_checkpoint, shipped_checkpoints, write_checkpoint
 from edge_dp.models.registry import STUDENTS, build_student, student_entry
 from edge_dp.preprocessing import ExposureNormalisation
@@ -17,7 +18,7 @@ from edge_dp.quantization.ranges import ActivationRange
 from edge_dp.simulation.capture import SimulationConfig, simulate_capture
 from edge_dp.simulation.scenes import SceneConfig
 
-FILES = {"config.yaml", "weights.safetensors", "quantization.json", "training.json"}
+FILES = {"config.yaml", "weights.safetensors", "quantization.json", "training.json", "card.md"}
 STUDENT = next(iter(STUDENTS))
 TRAINING = {
     "data": "noise",
@@ -218,7 +219,7 @@ def test_wrong_row_of_the_quantisation_is_named(folder):
         read_checkpoint(folder)
 
 
-@pytest.mark.parametrize("name", sorted(FILES - {"config.yaml"}))
+@pytest.mark.parametrize("name", sorted(FILES - {"config.yaml", "card.md"}))
 def test_missing_file_is_named(folder, name):
     (folder / name).unlink()
     with pytest.raises(InputError, match=name):
@@ -309,3 +310,18 @@ def test_shipped_checkpoint_states_its_held_out_error_for_each_precision(shipped
     metrics = read_checkpoint(shipped).training["metrics"]
     assert 0 < metrics["held_out_epe_px_float"] < 1
     assert 0 < metrics["held_out_epe_px_quantised"] < 1.5 * metrics["held_out_epe_px_float"] + 0.02
+
+
+def test_shipped_model_card_is_made_of_its_checkpoint(shipped):
+    card = (shipped_checkpoints()[shipped] / "card.md").read_text(encoding="utf-8")
+    assert card == model_card(read_checkpoint(shipped))
+
+
+def test_model_card_names_size_teacher_licences_metrics_and_limits(checkpoint):
+    training = TRAINING | {"teacher": "sgm", "teacher_licence": "Apache-2.0", "limits": ["no fog", "a|b"]}
+    card = model_card(dataclasses.replace(checkpoint, training=training))
+    parameters = sum(array.size for array in checkpoint.weights.values())
+    for row in (f"| Parameters | {parameters:,} |", "| Teacher | sgm |", "| Licence of the teacher | Apache-2.0 |"):
+        assert row in card
+    assert "| epe | 0.25 |" in card and "- no fog\n" in card
+    assert "not stated" in model_card(checkpoint)

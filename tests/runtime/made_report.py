@@ -12,6 +12,7 @@ from edge_dp.bundle.manifest import Artifact, Bundle, GoldenCase, Kernels, Manif
 from edge_dp.preprocessing import ExposureNormalisation
 from edge_dp.runtime.accuracy import Accuracy, Score
 from edge_dp.runtime.blame import Blame, Layer
+from edge_dp.runtime.dataset_parity import DatasetParity
 from edge_dp.runtime.engines.base import EngineState
 from edge_dp.runtime.latency import PRESETS, Latency, Timed, summarise
 from edge_dp.runtime.parity import THRESHOLDS, compare
@@ -144,8 +145,15 @@ def on_devices(made: Made) -> Made:
             missed_budgets=("p90 is 6.1 ms, allowed 5 ms",),
             accuracy=Accuracy("held-out", 200, scores),
             blame=Blame(layers[14], 1.0, layers),
+            dataset_parity=DatasetParity("held-out", 200, int8.statistics),
         ),
-        replace(fp32, device=PHONE, differs_from_host={"disparity": 512, "confidence": 0}, latency=slower),
+        replace(
+            fp32,
+            device=PHONE,
+            differs_from_host={"disparity": 512, "confidence": 0},
+            latency=slower,
+            dataset_parity=DatasetParity("held-out", 0, missing="the model that it was exported from is needed"),
+        ),
         replace(
             int8,
             device=EMULATED,

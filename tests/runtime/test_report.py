@@ -13,6 +13,7 @@ import pytest
 
 from edge_dp.data.disparity import disparity_colours
 from edge_dp.errors import SchemaError
+from edge_dp.runtime.dataset_parity import DatasetParity
 from edge_dp.runtime.parity import THRESHOLDS, Threshold
 from edge_dp.runtime.report.model import SCHEMA, read_report, write_report
 from edge_dp.runtime.report.pictures import PICTURES, Scale, colour_stops, error_colours, read_scales, write_pictures
@@ -42,6 +43,28 @@ def test_a_newer_schema_is_refused(made):
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema": SCHEMA + 1}))
     with pytest.raises(SchemaError, match=rf"report\.json: schema {SCHEMA + 1} is newer .* upgrade edge-dp"):
         read_report(path)
+
+
+def test_a_report_of_the_schema_before_is_read(made):
+    path = write_report(made.report, made.bundle.folder)
+    data = json.loads(path.read_text())
+    for row in data["rows"]:
+        del row["dataset_parity"]
+    path.write_text(json.dumps({**data, "schema": 2}))
+    assert read_report(path) == replace(made.report, schema=2)
+
+
+def test_a_data_set_is_judged_by_the_same_table_apart_from_its_statistics(made):
+    """The statistics of the golden cases again, as if of a data set: what they miss is missed there too, and named."""
+    int8 = made.report.rows[0]
+    row = replace(int8, dataset_parity=DatasetParity("scenes", 9, int8.statistics))
+    golden = made.report.missed(int8)
+    assert golden
+    assert made.report.missed(row) == [*golden, *(f"scenes: {text}" for text in golden)]
+    kinder = replace(made.report, thresholds={**THRESHOLDS, "int8": Threshold(max_steps=50.0)})
+    assert kinder.missed(row) == []
+    absent = replace(int8, dataset_parity=DatasetParity("scenes", 0, missing="no model"))
+    assert kinder.missed(absent) == []
 
 
 def test_judged_again_with_other_thresholds(made):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edge_dp.bundle.manifest import read_bundle
-from edge_dp.runtime.emulator import find_machine, stop_machine
+from edge_dp.runtime.emulator import CORES, find_machine, stop_machine
 from edge_dp.runtime.finished import FOLDER
 from edge_dp.runtime.latency import PRESETS
 from edge_dp.runtime.plan import Plan
@@ -43,6 +43,19 @@ def test_the_shipped_bundle_passes_on_an_emulated_phone(first_boot):
     ]
     assert [(row.artifact, first_boot.missed(row)) for row in first_boot.rows if first_boot.missed(row)] == []
     assert first_boot.devices[PHONE]["machine"] == "aarch64"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("core", [core for core in CORES if core != CORE])
+def test_the_shipped_bundle_passes_on_every_emulated_core(copy, core):
+    """Each has other instructions, and so other kernels; A53 has no dot product."""
+    result = validate(read_bundle(copy), Plan(devices=(f"emulated://{core}",)))
+    assert [(row.artifact, result.missed(row)) for row in result.rows if result.missed(row)] == []
+    assert len(result.rows) == 4
+    for row in result.rows:
+        assert row.latency.instructions
+        if row.precision == "int8":
+            assert row.differs_from_host == {"disparity": 0, "confidence": 0}
 
 
 def test_integers_are_the_hosts_bit_for_bit_and_running_again_changes_nothing(first_boot):

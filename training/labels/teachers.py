@@ -35,8 +35,8 @@ def resolve(teacher: Teacher | TeacherChoice) -> Teacher:
 
 def teacher_note(teacher: Teacher) -> dict[str, Any]:
     """Name, options and licence, as JSON values: what labels say of who made them."""
-    is_dataclass = dataclasses.is_dataclass(teacher) and not isinstance(teacher, type)
-    options = dataclasses.asdict(teacher) if is_dataclass else {}  # type: ignore[call-overload]  # a protocol's instance
+    settings: Any = teacher  # a dataclass, as the registry's all are, or without settings
+    options = dataclasses.asdict(settings) if dataclasses.is_dataclass(settings) else {}
     return {"name": teacher.name, "options": options, "licence": dataclasses.asdict(teacher.licence)}
 
 

@@ -1,0 +1,106 @@
+"""The disparity benchmark from end to end, on two rendered scenes, with the shipped student in float."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from disparity import evaluate, show
+from disparity_methods import BAR, controls, exported, float_student, students
+from scene_sets import rendered
+
+from edge_dp.bundle.manifest import read_bundle
+from edge_dp.errors import InputError
+from edge_dp.files import sha256
+from edge_dp.models.checkpoint import shipped_checkpoints
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "disparity.py"
+
+
+@pytest.fixture(scope="module")
+def report():
+    shipped = shipped_checkpoints()["dp_disparity_s"]
+    network = float_student("dp_disparity_s float", shipped)
+    captures = rendered(2)
+    shifted = replace(
+        network,
+        name="dp_disparity_s int8",
+        student="dp_disparity_s",
+        precision="int8",
+        predict=lambda *args: network.predict(*args) + np.float32(0.25),
+    )
+    fp32 = replace(network, name="dp_disparity_s fp32", student="dp_disparity_s", precision="fp32")
+    methods = [*(method for method in controls() if method.name in ("constant", BAR, "position only")), shifted, fp32]
+    done = []
+    found = evaluate(methods, captures, None, lambda *step: done.append(step))
+    assert [step[0] for step in done] == [1, 2]
+    described = {
+        method.name: {
+            "student": method.student,
+            "precision": method.precision,
+            "parameters": method.parameters,
+            "multiply_adds": method.multiply_adds,
+        }
+        for method in methods
+    }
+    return {"methods": described, "data": {"rendered": found}, "bounds": []}
+
+
+def test_the_student_is_ahead_of_matching_and_matching_of_a_constant(report):
+    scores = report["data"]["rendered"]["summary"]
+    student, bar, constant = (scores[name]["EPE px"] for name in ("dp_disparity_s fp32", BAR, "constant"))
+    assert student < bar < constant
+
+
+def test_the_distance_between_precisions_is_measured(report):
+    summary = report["data"]["rendered"]["summary"]["dp_disparity_s int8"]
+    assert summary["px from fp32"] == pytest.approx(0.25, abs=1e-4)
+
+
+def test_tables_name_every_method_and_scene(report, capsys):
+    show(report, scenes=True)
+    text = capsys.readouterr().out
+    for name in (*report["methods"], "000", "001"):
+        assert name in text
+
+
+def test_from_the_command_line_without_any_export(tmp_path):
+    command = [sys.executable, str(SCRIPT), "--data", "rendered", "--limit", "1", "--method", "constant", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    found = json.loads(done.stdout)
+    assert list(found["methods"]) == ["constant"] and found["data"]["rendered"]["scores"]["constant"].keys() == {"000"}
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_that_is_not_there_is_one_line(tmp_path):
+    with pytest.raises(InputError, match="expected a checkpoint's folder or one of"):
+        exported(tmp_path, tmp_path / "bundles")
+
+
+def test_two_checkpoints_of_one_name_are_refused(bundle, tmp_path):
+    keep(bundle, tmp_path)
+    with (
+        pytest.raises(InputError, match="found dp_disparity_s twice"),
+        students(["dp_disparity_s", "dp_disparity_s"], tmp_path),
+    ):
+        pass
+
+
+def keep(bundle, folder):
+    """As the benchmark keeps an export: under the checksum of the checkpoint."""
+    checkpoint = shipped_checkpoints()["dp_disparity_s"]
+    (folder / f"dp_disparity_s-{sha256(checkpoint / 'config.yaml')[:12]}").symlink_to(bundle.folder)
+
+
+def test_an_artifact_scores_as_it_lies_in_its_bundle(bundle, tmp_path):
+    keep(bundle, tmp_path)
+    assert exported("dp_disparity_s", tmp_path).manifest == read_bundle(bundle.folder).manifest
+    with students(["dp_disparity_s"], tmp_path, lambda name: name.endswith("int8")) as methods:
+        (method,) = methods
+        sample = rendered(1).read("000")
+        disparity = method.predict(sample, rendered(1))
+    assert method.name == "dp_disparity_s int8" and disparity.shape == (384, 512)
+    assert np.abs(disparity - sample.disparity).mean() < 1
