@@ -68,14 +68,19 @@ def train(
     """
     _check_installed(recipe, device)
     with join_processes(device) as processes:
+        progress = progress if processes.is_first else _silent
         for stage in recipe.stages.values():
             processes.share(stage.batch)
         if processes.is_first:
             claim_folder(folder, "recipe.json", dataclasses.asdict(recipe), holds="run", resume=resume)
         clock = Clock(folder / "seconds.json" if processes.is_first else None)
         with clock.measure("simulate"):
-            shards = _captures(recipe, folder, workers or os.cpu_count() or 1, processes, progress)
-        return _distil(recipe, folder, shards, workers or os.cpu_count() or 1, processes, clock, progress)
+            captures = _captures(recipe, folder, workers or os.cpu_count() or 1, processes, progress)
+        return _distil(recipe, folder, captures, workers or os.cpu_count() or 1, processes, clock, progress)
+
+
+def _silent(stage: str, done: int, total: int, text: str) -> None:
+    """Progress of the processes after the first."""
 
 
 def _distil(
@@ -94,12 +99,11 @@ def _distil(
         part(captures, slice(None if is_in_loop else data.held_out, None)), use_mask=recipe.targets.use_mask
     )
     source: Source = Simulated(recipe, device) if is_in_loop else known
-    seen = getattr(student_entry(recipe.student), "views", 2)
-    make = BatchMaker(source, recipe.targets, recipe.seed, seen, device)
+    make = BatchMaker(source, recipe.targets, recipe.seed, device)
     record = Record(folder, *data.simulation.scene.disparity) if processes.is_first else None
     threads = max(1, workers // processes.count) if is_in_loop else 1
     shown = part(held_out, slice(_SHOWN))
-    loop = Loop(recipe, folder, processes, make, threads, shown, seen, record, clock, progress)
+    loop = Loop(recipe, folder, processes, make, threads, shown, record, clock, progress)
     torch.manual_seed(recipe.seed)
     student = build_student(recipe.student).to(processes.device)
     processes.share_batch_norm(student)
@@ -107,21 +111,21 @@ def _distil(
     student.eval()
     errors = {"teacher": teacher_error(held_out)}
     if processes.is_first:
-        errors["float"] = end_point_error(student, held_out, seen, processes.device)
+        errors["float"] = end_point_error(student, held_out, processes.device)
     student.fold_batch_norm()
     ranges: list[ActivationRange] = []
     if recipe.quantised_stage is not None:
-        shape = (1, seen, *(recipe.quantised_stage.crop or source.size))
+        shape = (1, 2, *(recipe.quantised_stage.crop or source.size))
         prepared, ranges = _quantised(loop, student, recipe.quantised_stage, shape)
         if processes.is_first:
-            errors["quantised"] = end_point_error(prepared, held_out, seen, processes.device)
+            errors["quantised"] = end_point_error(prepared, held_out, processes.device)
     checkpoint = Checkpoint(
         student=recipe.student,
         input_size=student_entry(recipe.student).size,
         weights={name: tensor.detach().cpu().numpy().copy() for name, tensor in student.state_dict().items()},
         ranges=tuple(ranges),
         exposure=ExposureNormalisation(),
-        training=_training(recipe, processes, clock, errors, len(captures) - len(known.usable)),
+        training=_training(recipe, processes, clock, errors, known.left_out),
     )
     if processes.is_first:
         write_checkpoint(checkpoint, folder / "checkpoint")
@@ -198,11 +202,8 @@ def _origin(recipe: Recipe) -> dict[str, Any]:
         "data_licence": "; ".join([DATA_LICENCE, *(["of the labelled captures: see their source"] if sets else [])]),
         "teacher": "; ".join(dict.fromkeys(note["name"] for note in notes)),
         "teacher_licence": "; ".join(dict.fromkeys(_licence(note) for note in notes)),
-        "labels": {
-            "teachers": notes,
-            "config": dataclasses.asdict(recipe.labels),
-            "sets": [one["source"] for one in sets],
-        },
+        "teachers": notes,
+        "labelled": [one["source"] for one in sets],
     }
 
 
@@ -237,8 +238,7 @@ def _captures(recipe: Recipe, folder: Path, workers: int, processes: Processes, 
     """Held-out captures, which are never trained on, and after them those to train on, unless the loop simulates them."""
     data = recipe.data
     total = data.held_out + (data.captures if data.simulated == "workers" else 0)
-    teacher = recipe.teacher
-    key = data_set_key(recipe.seed, data.simulation, teacher, recipe.labels)
+    key = data_set_key(recipe.seed, data.simulation, recipe.teacher, recipe.labels)
     if not processes.is_first:  # the first one makes the shards, and the others find them
         processes.wait()
     shards = write_shards(
@@ -246,7 +246,7 @@ def _captures(recipe: Recipe, folder: Path, workers: int, processes: Processes, 
         total,
         recipe.seed,
         data.simulation,
-        teacher,
+        recipe.teacher,
         workers,
         lambda done: progress("simulate", min(done, total), total, f"shards of {SHARD_SIZE} captures"),
         recipe.labels,
@@ -254,7 +254,7 @@ def _captures(recipe: Recipe, folder: Path, workers: int, processes: Processes, 
     if processes.is_first:
         processes.wait()
     simulated = part(read_shards(shards), slice(total))
-    return join([simulated, *(read_shards(_shards(folder)) for folder in data.labelled)])
+    return join([simulated, *(read_shards(_shards(path)) for path in data.labelled)])
 
 
 def _shards(folder: str) -> list[Path]:
@@ -274,6 +274,8 @@ def _shards(folder: str) -> list[Path]:
 def _check_installed(recipe: Recipe, device: str) -> None:
     """Before hours of work, what the later stages will need."""
     resolve(recipe.teacher)
+    for folder in recipe.data.labelled:
+        _shards(folder)
     if recipe.quantised_stage is not None and find_spec("torchao") is None:
         raise MissingExtraError(
             "quantised_stage needs torchao: pip install 'edge-dp[train]', or leave that stage out of the recipe"

@@ -15,7 +15,8 @@ from edge_dp.errors import InputError, SchemaError
 from edge_dp.files import yaml_load
 from edge_dp.models.registry import student_entry
 from edge_dp.simulation.capture import SimulationConfig
-from edge_dp.training.labels import LabelConfig, TeacherChoice
+from edge_dp.training.labels.config import LabelConfig
+from edge_dp.training.labels.teachers import TeacherChoice
 from edge_dp.training.loop.objective import LOSSES, check_losses
 from edge_dp.training.loop.schedule import SCHEDULES
 from edge_dp.training.teachers.registry import teacher_entry

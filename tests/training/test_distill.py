@@ -120,7 +120,7 @@ def test_held_out_captures_are_evaluated_and_never_trained_on(finished):
 
 
 def error(module, samples):
-    return end_point_error(module, samples, 2, CPU)
+    return end_point_error(module, samples, CPU)
 
 
 def test_error_goes_down_and_quantisation_keeps_it_there(finished):
@@ -189,6 +189,9 @@ def test_checkpoint_says_where_it_comes_from(finished):
     label, truth = everything.label[:HELD_OUT].astype(float), everything.truth[:HELD_OUT].astype(float)
     expected = np.abs(label - truth)[everything.mask[:HELD_OUT]].mean()
     assert training["metrics"]["held_out_epe_px_teacher"] == pytest.approx(expected, abs=1e-3)
+    assert training["captures_without_labels"] == int(
+        (~everything.mask[HELD_OUT : HELD_OUT + 40].any(axis=(1, 2))).sum()
+    )
     assert set(training["data_wait_share"]) == {"float", "quantised"}
     assert all(0 <= share < 1 for share in training["data_wait_share"].values())
 

@@ -11,6 +11,9 @@ from edge_dp.training.recipe import RECIPES, read_recipe
 
 def recipe_file(tmp_path, text=None, **changes):
     data = yaml.safe_load((RECIPES / "dp_disparity_s.yaml").read_text())
+    data["targets"] = {"supervision": "labels", "sigma": "none"}
+    for stage in ("float_stage", "quantised_stage"):
+        data[stage]["loss"] = {"laplace_nll": 1.0, "l1": 1.0}
     for path, value in changes.items():
         *parents, key = path.split("__")
         place = data

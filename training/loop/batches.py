@@ -26,7 +26,7 @@ _EXPOSURE = 0.7  # largest scatter of ln exposure: a crop's mean is not the mean
 class Batch:
     """What one step sees, on its device.
 
-    views: (B, V, H, W) linear light, exposed about as the deployed model sees it; V is 2, or the left one alone.
+    views: (B, 2, H, W) linear light, exposed about as the deployed model sees it.
     label: (B, 1, H/2, W/2) px of the views.
     sigma: as ``label``, its standard deviation, px.
     mask: as ``label``, bool.
@@ -62,12 +62,11 @@ class BatchMaker:
         source: of captures.
         targets: what the labels are.
         seed: of the run.
-        seen: 2, or 1 for students that see the left view alone.
         device: where batches go.
     """
 
-    def __init__(self, source: Source, targets: TargetRecipe, seed: int, seen: int, device: torch.device) -> None:
-        self.source, self.targets, self.seed, self.seen, self.device = source, targets, seed, seen, device
+    def __init__(self, source: Source, targets: TargetRecipe, seed: int, device: torch.device) -> None:
+        self.source, self.targets, self.seed, self.device = source, targets, seed, device
 
     def __call__(self, stage: int, step: int, recipe: StageRecipe, share: range) -> Batch:
         """Captures ``share`` of the batch of one step.
@@ -87,7 +86,7 @@ class BatchMaker:
             if draw.blank is not None:
                 views[i] = torch.from_numpy(draw.blank).to(self.device)
         label, sigma, valid = (self._cut(maps[:, None], draws, size, 1) for maps in (target, captures.sigma, mask))
-        views = views[:, : self.seen].contiguous(memory_format=torch.channels_last)
+        views = views.contiguous(memory_format=torch.channels_last)
         return Batch(views, label.float(), sigma.float(), valid)
 
     def _draw(self, rng: np.random.Generator, recipe: StageRecipe, size: tuple[int, int]) -> _Draw:

@@ -124,9 +124,12 @@ class Clock:
         self._running = (part, time.monotonic())
         try:
             yield
-        finally:
-            self.save()
-            self._running = None
+        except BaseException:
+            with contextlib.suppress(InputError):  # what went wrong says more than that this cannot be written either
+                self.save()
+            raise
+        self.save()
+        self._running = None
 
     def add(self, part: str, seconds: float) -> None:
         """Count ``seconds`` to ``part``."""

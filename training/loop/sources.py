@@ -5,19 +5,17 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from edge_dp.errors import InputError, TrainingError
-from edge_dp.simulation.capture import SimulatedRig, draw_capture, render_draws, render_rig, simulate_with_rig
+from edge_dp.simulation.capture import draw_capture, render_draws, render_rig, simulate_with_rig
 from edge_dp.simulation.render_torch import TorchRenderer
 from edge_dp.training.labels import Samples, labelled
 from edge_dp.training.recipe import Recipe
-
-Array = NDArray[np.float32]
 
 
 class Source(Protocol):
@@ -51,6 +49,7 @@ class InMemory:
         self.size = (samples.views.shape[2], samples.views.shape[3])
         labelled_at_all = samples.mask.any(axis=(1, 2)) | (not use_mask)
         self.usable = np.flatnonzero(labelled_at_all)
+        self.left_out = len(samples) - len(self.usable)
         if not self.usable.size:
             raise TrainingError(
                 f"labels: the mask is empty in each of {len(samples)} captures: nothing to learn from. Check the teacher."
@@ -88,17 +87,16 @@ class Simulated:
         recipe, config = self._recipe, self._recipe.data.simulation
         if self._renderer is None:
             seen = [simulate_with_rig(recipe.seed, number, config) for number in numbers]
-            rows = [self._row(capture.views, capture.disparity, rig) for capture, rig in seen]
+            rows = [
+                labelled(capture.views, capture.disparity, rig, recipe.teacher, recipe.labels) for capture, rig in seen
+            ]
         else:
             draws = [draw_capture(recipe.seed, number, config) for number in numbers]
             with self._one_at_a_time:
                 views, truth = (t.cpu().numpy() for t in render_draws(draws, config, self._renderer, str(self._device)))
             rigs = [render_rig(draw.scene, config) for draw in draws]
-            rows = [self._row(*one) for one in zip(views, truth, rigs, strict=True)]
+            rows = [labelled(*one, recipe.teacher, recipe.labels) for one in zip(views, truth, rigs, strict=True)]
         return Samples(*(np.stack(column) for column in zip(*rows, strict=True)))
-
-    def _row(self, views: Array, truth: Array, rig: SimulatedRig) -> tuple[NDArray[Any], ...]:
-        return labelled(views, truth, rig, self._recipe.teacher, self._recipe.labels)
 
 
 def part(samples: Samples, chosen: slice | NDArray[np.int64]) -> Samples:

@@ -38,7 +38,6 @@ class Loop:
     make: batches.
     threads: that make them.
     shown: captures to picture predictions of.
-    seen: how many of the two views the student takes.
     record: None in processes other than the first.
     """
 
@@ -48,7 +47,6 @@ class Loop:
     make: MakeBatch
     threads: int
     shown: Samples
-    seen: int
     record: Record | None
     clock: Clock
     progress: Progress
@@ -146,7 +144,7 @@ class _Stage:
         if done % recipe.log.pictures_every == 0 and done > self.quiet_until:
             some = self.loop.shown
             with self.average.instead():
-                maps = predict(self.module, some.views, self.loop.seen, self.loop.processes.device)
+                maps = predict(self.module, some.views, self.loop.processes.device)
             record.pictures(self.name, done, some, *maps)
 
     def _save(self, done: int) -> None:
@@ -160,14 +158,13 @@ class _Forward:
 
     def __init__(self, module: nn.Module, recipe: StageRecipe, device: torch.device) -> None:
         self.device = device
-        is_float = isinstance(recipe, FloatStageRecipe)
-        self.precision = recipe.precision if is_float else "fp32"
+        self.precision, is_compiled = (
+            (recipe.precision, recipe.compile) if isinstance(recipe, FloatStageRecipe) else ("fp32", False)
+        )
         self.dtype = torch.float64 if self.precision == "fp64" else torch.float32
         # The layout in which convolutions are fastest, on CPUs as on GPUs.
         module.to(dtype=self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in its annotations
-        self.call: Callable[[Tensor], tuple[Tensor, Tensor]] = (
-            torch.compile(module) if is_float and recipe.compile else module
-        )
+        self.call: Callable[[Tensor], tuple[Tensor, Tensor]] = torch.compile(module) if is_compiled else module
 
     def __call__(self, views: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):

@@ -32,15 +32,15 @@ def some_samples(count=12, size=16, seed=0):
     return Samples(views=views, label=label, sigma=sigma, mask=rng.uniform(size=label.shape) < 0.8, truth=truth)
 
 
-def maker(samples, seed=3, targets=None, seen=2):
+def maker(samples, seed=3, targets=None):
     targets = targets or TargetRecipe()
-    return BatchMaker(InMemory(samples, use_mask=targets.use_mask), targets, seed, seen, CPU)
+    return BatchMaker(InMemory(samples, use_mask=targets.use_mask), targets, seed, CPU)
 
 
 def stage(batch, **settings):
     return FloatStageRecipe(steps=20, learning_rate=0.01, batch=batch, **settings)
 
 
-def draw(samples, size, step=0, number=0, seed=3, targets=None, seen=2, share=None, **settings):
+def draw(samples, size, step=0, number=0, seed=3, targets=None, share=None, **settings):
     """The batch of one step."""
-    return maker(samples, seed, targets, seen)(number, step, stage(size, **settings), share or range(size))
+    return maker(samples, seed, targets)(number, step, stage(size, **settings), share or range(size))

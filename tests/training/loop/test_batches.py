@@ -127,12 +127,6 @@ def test_exposure_of_batches_is_scattered_around_that_of_the_deployed_model():
     assert np.median(np.log(means)) == pytest.approx(0, abs=0.12)
 
 
-def test_student_of_one_view_gets_the_left_one():
-    one, two = draw(some_samples(), 6, seen=1), draw(some_samples(), 6)
-    assert one.views.shape == (6, 1, 16, 16)
-    assert torch.equal(one.views, two.views[:, :1])
-
-
 def test_targets_are_those_of_the_recipe():
     samples = some_samples()
     labels, truth = draw(samples, 8), draw(samples, 8, targets=TargetRecipe(supervision="ground_truth"))

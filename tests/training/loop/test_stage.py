@@ -29,7 +29,7 @@ def run_stage(folder, module, steps=20, save_every=5, make=None, **settings):
     )
     record, clock = Record(folder, -1, 1), Clock(folder / "seconds.json")
     make = make or maker(some_samples())
-    loop = Loop(recipe, folder, Processes(0, 1, CPU), make, 1, some_samples(4), 2, record, clock, lambda *_: None)
+    loop = Loop(recipe, folder, Processes(0, 1, CPU), make, 1, some_samples(4), record, clock, lambda *_: None)
     loop.run("float", module)
 
 
@@ -168,5 +168,5 @@ def test_evaluation_is_the_mean_absolute_error_against_the_truth_over_all_pixels
     )
     expected = np.abs(0.25 - samples.truth.astype(float)).mean()
     module = Constant()
-    assert end_point_error(module, samples, 2, CPU) == pytest.approx(expected, rel=1e-4)
+    assert end_point_error(module, samples, CPU) == pytest.approx(expected, rel=1e-4)
     assert module.training  # as it was
