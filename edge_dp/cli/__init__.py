@@ -21,6 +21,7 @@ from edge_dp.cli import (
     simulate,
     stages,
     train,
+    train_teacher,
     validate,
 )
 from edge_dp.errors import EdgeDpError
@@ -31,6 +32,7 @@ _VERBS = (
     data,
     simulate,
     train,
+    train_teacher,
     sensitivity,
     export,
     stages,
@@ -53,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"edge-dp {VERSION}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for module in _VERBS:
-        name = module.__name__.rsplit(".", 1)[-1]
+        name = module.__name__.rsplit(".", 1)[-1].replace("_", "-")
         verb = verbs.add_parser(name, help=module.SUMMARY, description=module.DESCRIPTION)
         module.add_arguments(verb)
         verb.set_defaults(call=module.call)

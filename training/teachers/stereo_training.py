@@ -30,7 +30,7 @@ from edge_dp.training.teachers.stereo_data import StereoBatch, StereoData, draw_
 from edge_dp.training.teachers.stereo_network import COARSE, FINE, OFFSETS, Belief, StereoNetwork, normalised
 
 Progress = Callable[[str, int, int, str], None]
-RECIPES = Path(__file__).parents[1] / "recipes"
+RECIPES = Path(__file__).parents[1] / "recipes" / "teachers"
 _STEPS_APART = 1.0  # px between a cell's least and largest disparity, from which on it straddles an edge
 
 
@@ -79,7 +79,10 @@ def read_stereo_recipe(name_or_path: str | Path) -> StereoRecipe:
     shipped = RECIPES / f"{name_or_path}.yaml"
     path = shipped if shipped.is_file() else Path(name_or_path)
     if not path.is_file():
-        raise InputError(f"{name_or_path}: no such recipe file, and no shipped recipe of that name")
+        known = ", ".join(sorted(shipped.stem for shipped in RECIPES.glob("*.yaml")))
+        raise InputError(
+            f"{name_or_path}: no such recipe file, and no shipped recipe of that name; shipped are {known}"
+        )
     return from_mapping(StereoRecipe, yaml_load(path), str(path))
 
 
