@@ -36,7 +36,10 @@ _STEPS_APART = 1.0  # px between a cell's least and largest disparity, from whic
 
 @dataclass(frozen=True, slots=True)
 class StereoRecipe:
-    """A whole run: AdamW; the learning rate rises, stays, and falls to 0 over the last ``decay_steps``."""
+    """A whole run: AdamW; the learning rate rises, stays, and falls to 0 over the last ``decay_steps``.
+
+    finish: what those last steps see instead of ``data``: rigs as they will be used, after a wide variety of them.
+    """
 
     name: str
     seed: int
@@ -52,6 +55,7 @@ class StereoRecipe:
     width: int = 8
     disparities: int = 64
     save_every: int = 50
+    finish: StereoData | None = None
 
     def __post_init__(self) -> None:
         if self.supervision not in ("truth", "photometric"):
@@ -63,6 +67,8 @@ class StereoRecipe:
             )
         if self.seed < 0 or self.warmup_steps < 0 or self.decay_steps < 0:
             raise SchemaError("seed, warmup_steps and decay_steps must not be negative")
+        if self.finish is not None and not self.decay_steps:
+            raise SchemaError("finish: expected decay_steps above 0, the steps that see it, found 0")
         if self.warmup_steps + self.decay_steps > self.steps:
             raise SchemaError(
                 f"warmup_steps {self.warmup_steps} and decay_steps {self.decay_steps} are more than steps {self.steps}"
@@ -112,7 +118,7 @@ def train_stereo(recipe: StereoRecipe, folder: Path, *, resume: bool = False, pr
     for step in range(first, recipe.steps):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(recipe, step)
-        batch = draw_batch(recipe.seed, step, recipe.batch, recipe.data)
+        batch = draw_batch(recipe.seed, step, recipe.batch, _data_of(recipe, step))
         loss, error = batch_loss(network, batch, recipe)
         if not math.isfinite(loss.item()):
             raise TrainingError(f"step {step}: the loss is not finite; lower learning_rate in the recipe")
@@ -137,6 +143,11 @@ def learning_rate(recipe: StereoRecipe, step: int) -> float:
     rise = min(1.0, (step + 1) / (recipe.warmup_steps + 1))
     fall = min(1.0, (recipe.steps - step) / (recipe.decay_steps + 1))
     return recipe.learning_rate * min(rise, fall)
+
+
+def _data_of(recipe: StereoRecipe, step: int) -> StereoData:
+    last = step >= recipe.steps - recipe.decay_steps
+    return recipe.finish if recipe.finish is not None and last else recipe.data
 
 
 def batch_loss(network: StereoNetwork, batch: StereoBatch, recipe: StereoRecipe) -> tuple[Tensor, float]:
@@ -197,8 +208,9 @@ def held_out_error(network: StereoNetwork, recipe: StereoRecipe) -> float:
     """Mean absolute error over every pixel of the held-out scenes' pairs, px."""
     errors = []
     with torch.no_grad():
-        for index in range(recipe.data.held_out):
-            capture = render_capture(recipe.seed, index, recipe.data)
+        data = recipe.finish or recipe.data
+        for index in range(data.held_out):
+            capture = render_capture(recipe.seed, index, data)
             views = torch.from_numpy(capture.views[:, None].astype(np.float32) / 255)
             found = network(views[:1], views[1:2], recipe.disparities).disparity[0, 0].numpy()
             errors.append(float(np.abs(found - capture.disparity.astype(np.float32)).mean()))

@@ -14,7 +14,7 @@ def texture(seed, height, width):
 
 def steps(height=96, width=160, above=4, below=9, seed=0):
     """Two half planes, one above the other: left(x) = right(x - D). Left, right and D, (H, W)."""
-    wide = texture(seed, height, width + 16)
+    wide = texture(seed, height, width + 32)
     left, half = wide[:, :width].copy(), height // 2
     right = np.concatenate([wide[:half, above : above + width], wide[half:, below : below + width]])
     left[0, -1], right[0, 0] = 0.0, 0.0  # both keep the extremes, whatever was shifted out
