@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional
 
@@ -131,9 +131,7 @@ def train_stereo(recipe: StereoRecipe, folder: Path, *, resume: bool = False, pr
         if (step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps:
             _save_state(state, step + 1, network, optimiser)
     weights = folder / "weights.safetensors"
-    tensors = {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
-    with atomic_write(weights) as temporary:
-        save_file(tensors, temporary, metadata={"width": str(recipe.width)})
+    _write(weights, network.state_dict(), {"width": str(recipe.width)})
     json_dump(_card(recipe, network.eval()), weights.with_suffix(".json"))
     return weights
 
@@ -182,7 +180,8 @@ def supervised_loss(belief: Belief, truth: Tensor) -> Tensor:
 
 def coarse_target(truth: Tensor, hypotheses: int) -> Tensor:
     """Share of each hypothesis in a cell's pixels, (N, K, H/4, W/4); each pixel's is split between its two neighbours."""
-    cells = truth[:, 0].unflatten(2, (-1, COARSE)).unflatten(1, (-1, COARSE)).transpose(2, 3).flatten(3)
+    count, _, height, width = truth.shape
+    cells = truth.view(count, height // COARSE, COARSE, width // COARSE, COARSE).transpose(2, 3).flatten(3)
     position = cells.clamp(0, hypotheses - 1.001)  # (N, h, w, 16)
     below = position.floor()
     share = (position - below) / COARSE**2
@@ -240,9 +239,14 @@ def _save_state(path: Path, step: int, network: StereoNetwork, optimiser: torch.
     tensors = {f"network/{name}": value for name, value in network.state_dict().items()}
     for name, parameter in network.named_parameters():
         tensors |= {f"optimiser/{name}/{key}": value for key, value in optimiser.state[parameter].items()}
-    tensors = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
+    _write(path, tensors, {"step": str(step)})
+
+
+def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Whole or not at all; a full disk is an OSError here, where safetensors' own writer has an error of its own."""
+    packed = save({name: value.detach().contiguous() for name, value in tensors.items()}, metadata)
     with atomic_write(path) as temporary:
-        save_file(tensors, temporary, metadata={"step": str(step)})
+        temporary.write_bytes(packed)
 
 
 def _load_state(path: Path, network: StereoNetwork, optimiser: torch.optim.Optimizer) -> int:

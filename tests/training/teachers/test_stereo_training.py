@@ -1,4 +1,5 @@
 import dataclasses
+import resource
 
 import numpy as np
 import pytest
@@ -148,6 +149,26 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(stereo_training, "batch_loss", loss)
     with pytest.raises(TrainingError, match="step 0: the loss is not finite; lower learning_rate"):
         train(tmp_path / "run")
+
+
+def test_a_full_disk_leaves_the_last_good_state(tmp_path):
+    """No file may grow beyond a few kB, as on a full disk, once the first state is written."""
+    size = []
+
+    def progress(stage, done, total, text):
+        if done == 3:
+            size.append((tmp_path / "state.safetensors").read_bytes())
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(InputError, match=r"state.safetensors: expected a place that can be written"):
+            train_stereo(RECIPE, tmp_path, progress=progress)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / "state.safetensors").read_bytes() == size[0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["recipe.json", "state.safetensors"]
+    train(tmp_path, resume=True)
 
 
 def test_a_damaged_state_is_named(tmp_path):
