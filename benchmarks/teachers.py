@@ -88,8 +88,13 @@ def estimate(teacher: Teacher, case: Case) -> Estimate:
     return replace(found, disparity=_filled(found)) if teacher.name == "sgm" else found
 
 
-def measure(console: Console, title: str, cases: list[Case], teachers: list[Teacher]) -> None:
-    sgm = [estimate(build_teacher("sgm"), case).valid for case in cases]
+def measure(console: Console, title: str, cases: list[Case], disparities: int, weights: str | None) -> None:
+    """Print one table; ``disparities``: the range that both teachers search, px."""
+    teachers = [
+        build_teacher("sgm", {"disparities": disparities}),
+        build_teacher("stereo_net", {"disparities": disparities, "weights": weights}),
+    ]
+    sgm = [estimate(teachers[0], case).valid for case in cases]
     places = [regions(case, mask) for case, mask in zip(cases, sgm, strict=True)]
     table = Table(title=title)
     for column in (
@@ -139,14 +144,13 @@ def main() -> int:
     options = parser.parse_args()
     console = Console(width=200)
     try:
-        teachers = [build_teacher("sgm"), build_teacher("stereo_net", {"weights": options.weights})]
-        measure(console, f"{options.captures} rendered rigs", list(rendered(options.captures)), teachers)
+        measure(console, f"{options.captures} rendered rigs", list(rendered(options.captures)), 64, options.weights)
         root = data_root()
         if root is None:
             console.print("real pairs: absent, EDGE_DP_DATA is unset")
             return 0
         for name, case in real(root):
-            measure(console, name, [case], teachers)
+            measure(console, name, [case], 112, options.weights)  # Middlebury's range, for both
     except EdgeDpError as error:
         print(error, file=sys.stderr)
         return error.exit_code

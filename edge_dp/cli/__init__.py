@@ -22,6 +22,7 @@ from edge_dp.cli import (
     simulate,
     stages,
     train,
+    train_teacher,
     validate,
 )
 from edge_dp.errors import EdgeDpError
@@ -33,6 +34,7 @@ _VERBS = (
     simulate,
     label,
     train,
+    train_teacher,
     sensitivity,
     export,
     stages,
@@ -55,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"edge-dp {VERSION}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for module in _VERBS:
-        name = module.__name__.rsplit(".", 1)[-1]
+        name = module.__name__.rsplit(".", 1)[-1].replace("_", "-")
         verb = verbs.add_parser(name, help=module.SUMMARY, description=module.DESCRIPTION)
         module.add_arguments(verb)
         verb.set_defaults(call=module.call)

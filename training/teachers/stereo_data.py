@@ -128,13 +128,13 @@ def draw_batch(seed: int, step: int, size: int, data: StereoData) -> StereoBatch
             seen, truth = seen[[0, 2, 1], :, ::-1], truth[:, ::-1]
         if rng.uniform() < 0.5:
             seen, truth = seen[:, ::-1], truth[::-1]
-        views[i], disparity[i, 0] = _augmented(rng, seen.astype(np.float32) / 255, data.augmentation), truth
+        views[i], disparity[i, 0] = _augmented(rng, seen, data.augmentation), truth
     return StereoBatch(views, disparity)
 
 
-def _augmented(rng: np.random.Generator, views: Array, how: Augmentation) -> Array:
+def _augmented(rng: np.random.Generator, views: NDArray[np.uint8], how: Augmentation) -> Array:
     seen = []
-    for view in views:
+    for view in views.astype(np.float32) / 255:
         if rng.uniform() < how.blur_share:
             view = cv2.GaussianBlur(view, (0, 0), rng.uniform(*how.blur))  # noqa: PLW2901  # the same view, less sharp
         light = rng.uniform(*how.gain) * view ** rng.uniform(*how.gamma)

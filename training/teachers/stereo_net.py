@@ -75,7 +75,8 @@ class StereoNetTeacher:
         with torch.inference_mode():
             belief = network(*tensors, self.disparities)
             disparity, sigma = belief.disparity, belief.log_sigma.exp()
-        return tuple(value[0, 0, :height, :width].float().cpu().numpy() for value in (disparity, sigma))  # type: ignore[return-value]
+        first, second = (value[0, 0, :height, :width].float().cpu().numpy() for value in (disparity, sigma))
+        return first, second
 
 
 @lru_cache(maxsize=4)

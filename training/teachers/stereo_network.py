@@ -256,7 +256,8 @@ class _Aggregation(nn.Module):
             skip = levels.pop()
             wide = functional.interpolate(up(result), skip.shape[2:], mode="trilinear", align_corners=False)
             result = join(wide + skip)
-        correlation = volume[:, : len(_WINDOWS) * COARSE].unflatten(1, (len(_WINDOWS), COARSE))
+        count, _, *cells = volume.shape
+        correlation = volume[:, : len(_WINDOWS) * COARSE].reshape(count, len(_WINDOWS), COARSE, *cells)
         start = (correlation * self.sharpness.view(1, -1, 1, 1, 1, 1)).sum(1)
         return (self.logits(result) + start).transpose(1, 2).flatten(1, 2)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional
 
@@ -30,13 +30,16 @@ from edge_dp.training.teachers.stereo_data import StereoBatch, StereoData, draw_
 from edge_dp.training.teachers.stereo_network import COARSE, FINE, OFFSETS, Belief, StereoNetwork, normalised
 
 Progress = Callable[[str, int, int, str], None]
-RECIPES = Path(__file__).parents[1] / "recipes"
+RECIPES = Path(__file__).parents[1] / "recipes" / "teachers"
 _STEPS_APART = 1.0  # px between a cell's least and largest disparity, from which on it straddles an edge
 
 
 @dataclass(frozen=True, slots=True)
 class StereoRecipe:
-    """A whole run: AdamW; the learning rate rises, stays, and falls to 0 over the last ``decay_steps``."""
+    """A whole run: AdamW; the learning rate rises, stays, and falls to 0 over the last ``decay_steps``.
+
+    finish: what those last steps see instead of ``data``: rigs as they will be used, after a wide variety of them.
+    """
 
     name: str
     seed: int
@@ -52,6 +55,7 @@ class StereoRecipe:
     width: int = 8
     disparities: int = 64
     save_every: int = 50
+    finish: StereoData | None = None
 
     def __post_init__(self) -> None:
         if self.supervision not in ("truth", "photometric"):
@@ -63,6 +67,8 @@ class StereoRecipe:
             )
         if self.seed < 0 or self.warmup_steps < 0 or self.decay_steps < 0:
             raise SchemaError("seed, warmup_steps and decay_steps must not be negative")
+        if self.finish is not None and not self.decay_steps:
+            raise SchemaError("finish: expected decay_steps above 0, the steps that see it, found 0")
         if self.warmup_steps + self.decay_steps > self.steps:
             raise SchemaError(
                 f"warmup_steps {self.warmup_steps} and decay_steps {self.decay_steps} are more than steps {self.steps}"
@@ -79,7 +85,10 @@ def read_stereo_recipe(name_or_path: str | Path) -> StereoRecipe:
     shipped = RECIPES / f"{name_or_path}.yaml"
     path = shipped if shipped.is_file() else Path(name_or_path)
     if not path.is_file():
-        raise InputError(f"{name_or_path}: no such recipe file, and no shipped recipe of that name")
+        known = ", ".join(sorted(shipped.stem for shipped in RECIPES.glob("*.yaml")))
+        raise InputError(
+            f"{name_or_path}: no such recipe file, and no shipped recipe of that name; shipped are {known}"
+        )
     return from_mapping(StereoRecipe, yaml_load(path), str(path))
 
 
@@ -109,7 +118,7 @@ def train_stereo(recipe: StereoRecipe, folder: Path, *, resume: bool = False, pr
     for step in range(first, recipe.steps):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(recipe, step)
-        batch = draw_batch(recipe.seed, step, recipe.batch, recipe.data)
+        batch = draw_batch(recipe.seed, step, recipe.batch, _data_of(recipe, step))
         loss, error = batch_loss(network, batch, recipe)
         if not math.isfinite(loss.item()):
             raise TrainingError(f"step {step}: the loss is not finite; lower learning_rate in the recipe")
@@ -122,9 +131,7 @@ def train_stereo(recipe: StereoRecipe, folder: Path, *, resume: bool = False, pr
         if (step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps:
             _save_state(state, step + 1, network, optimiser)
     weights = folder / "weights.safetensors"
-    tensors = {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
-    with atomic_write(weights) as temporary:
-        save_file(tensors, temporary, metadata={"width": str(recipe.width)})
+    _write(weights, network.state_dict(), {"width": str(recipe.width)})
     json_dump(_card(recipe, network.eval()), weights.with_suffix(".json"))
     return weights
 
@@ -134,6 +141,11 @@ def learning_rate(recipe: StereoRecipe, step: int) -> float:
     rise = min(1.0, (step + 1) / (recipe.warmup_steps + 1))
     fall = min(1.0, (recipe.steps - step) / (recipe.decay_steps + 1))
     return recipe.learning_rate * min(rise, fall)
+
+
+def _data_of(recipe: StereoRecipe, step: int) -> StereoData:
+    last = step >= recipe.steps - recipe.decay_steps
+    return recipe.finish if recipe.finish is not None and last else recipe.data
 
 
 def batch_loss(network: StereoNetwork, batch: StereoBatch, recipe: StereoRecipe) -> tuple[Tensor, float]:
@@ -168,7 +180,8 @@ def supervised_loss(belief: Belief, truth: Tensor) -> Tensor:
 
 def coarse_target(truth: Tensor, hypotheses: int) -> Tensor:
     """Share of each hypothesis in a cell's pixels, (N, K, H/4, W/4); each pixel's is split between its two neighbours."""
-    cells = truth[:, 0].unflatten(2, (-1, COARSE)).unflatten(1, (-1, COARSE)).transpose(2, 3).flatten(3)
+    count, _, height, width = truth.shape
+    cells = truth.view(count, height // COARSE, COARSE, width // COARSE, COARSE).transpose(2, 3).flatten(3)
     position = cells.clamp(0, hypotheses - 1.001)  # (N, h, w, 16)
     below = position.floor()
     share = (position - below) / COARSE**2
@@ -194,8 +207,9 @@ def held_out_error(network: StereoNetwork, recipe: StereoRecipe) -> float:
     """Mean absolute error over every pixel of the held-out scenes' pairs, px."""
     errors = []
     with torch.no_grad():
-        for index in range(recipe.data.held_out):
-            capture = render_capture(recipe.seed, index, recipe.data)
+        data = recipe.finish or recipe.data
+        for index in range(data.held_out):
+            capture = render_capture(recipe.seed, index, data)
             views = torch.from_numpy(capture.views[:, None].astype(np.float32) / 255)
             found = network(views[:1], views[1:2], recipe.disparities).disparity[0, 0].numpy()
             errors.append(float(np.abs(found - capture.disparity.astype(np.float32)).mean()))
@@ -225,9 +239,14 @@ def _save_state(path: Path, step: int, network: StereoNetwork, optimiser: torch.
     tensors = {f"network/{name}": value for name, value in network.state_dict().items()}
     for name, parameter in network.named_parameters():
         tensors |= {f"optimiser/{name}/{key}": value for key, value in optimiser.state[parameter].items()}
-    tensors = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
+    _write(path, tensors, {"step": str(step)})
+
+
+def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Whole or not at all; a full disk is an OSError here, where safetensors' own writer has an error of its own."""
+    packed = save({name: value.detach().contiguous() for name, value in tensors.items()}, metadata)
     with atomic_write(path) as temporary:
-        save_file(tensors, temporary, metadata={"step": str(step)})
+        temporary.write_bytes(packed)
 
 
 def _load_state(path: Path, network: StereoNetwork, optimiser: torch.optim.Optimizer) -> int:
