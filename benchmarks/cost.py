@@ -35,7 +35,7 @@ from torch import nn
 from edge_dp.cli.progress import progress_bars
 from edge_dp.converters.configs import plan
 from edge_dp.converters.describe import multiply_adds
-from edge_dp.errors import EdgeDpError, ExportError, InputError
+from edge_dp.errors import EdgeDpError, ExportError
 from edge_dp.files import atomic_folder, json_dump, json_load, sha256
 from edge_dp.models.checkpoint import shipped_checkpoints
 from edge_dp.models.registry import STUDENTS, build_student
@@ -128,7 +128,8 @@ BUILDERS: dict[str, Callable[[], nn.Module]] = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Time and instructions of the students beside the paper's own.")
-    parser.add_argument("--network", dest="networks", action="append", help="only those whose name contains this")
+    names = [*STUDENTS, PAPER, PAPER_BILINEAR, CEILING]
+    parser.add_argument("--network", dest="networks", action="append", choices=names, help="default: all")
     parser.add_argument("--size", default="384x512", help="height x width, multiples of 32 (default: %(default)s)")
     parser.add_argument(
         "--rounds", type=int, default=15, help=f"turns of each, of {COUNT} inferences (default: %(default)s)"
@@ -140,11 +141,7 @@ def main() -> int:
     parser.add_argument("--gate", action="store_true", help="exit with 1 where a bound is missed")
     options = parser.parse_args()
     height, width = map(int, options.size.split("x"))
-    names = [*STUDENTS, PAPER, PAPER_BILINEAR, CEILING]
-    if options.networks:
-        names = [name for name in names if any(part in name for part in options.networks)]
-        if not names:
-            raise InputError(f"--network: expected part of a network's name, found {', '.join(options.networks)}")
+    names = options.networks or names
     with progress_bars() as bar:
         networks = []
         for index, name in enumerate(names):

@@ -5,6 +5,7 @@ import pytest
 from baselines import sgbm
 from disparity_bounds import judge
 from scene_sets import (
+    RENDERED_SEED,
     PositionPrior,
     SceneSet,
     affine_scores,
@@ -20,8 +21,9 @@ from scene_sets import (
 
 from edge_dp.data import DpSample
 from edge_dp.errors import InputError
+from edge_dp.files import yaml_load
 from edge_dp.sensors import load_sensor
-from edge_dp.training.recipe import RECIPES, read_recipe
+from edge_dp.training.recipe import RECIPES
 
 GRID = np.meshgrid(np.linspace(-1, 1, 60), np.linspace(-1, 1, 40))
 
@@ -107,9 +109,7 @@ def test_rendered_scenes_are_of_a_seed_that_no_recipe_has():
     assert one.left.shape == (1, 384, 512)
     np.testing.assert_array_equal(one.left, two.left)
     assert captures.score(one.disparity, one)["EPE px"] == 0
-    from scene_sets import RENDERED_SEED
-
-    assert RENDERED_SEED not in {read_recipe(path.stem).seed for path in RECIPES.glob("*.yaml")}
+    assert RENDERED_SEED not in {yaml_load(path)["seed"] for path in RECIPES.rglob("*.yaml")}
 
 
 def test_inverse_depth_scores_perfectly_on_canon_and_has_its_own_slope(data_root):
