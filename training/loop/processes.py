@@ -82,7 +82,7 @@ class Processes:
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         distributed.all_reduce(flat)
         sizes = [gradient.numel() for gradient in gradients]
-        for gradient, summed in zip(gradients, flat.split(sizes), strict=True):
+        for gradient, summed in zip(gradients, torch.split(flat, sizes), strict=True):
             gradient.copy_(summed.view_as(gradient))
 
     def wait(self) -> None:

@@ -82,7 +82,7 @@ def _load_module(module: nn.Module, values: dict[str, Tensor]) -> None:
 def _random_states() -> tuple[dict[str, Tensor], dict[str, Any]]:
     _, keys, *rest = np.random.get_state()  # the global generator is what is kept
     tensors = {"random/torch": torch.get_rng_state(), "random/numpy": torch.from_numpy(np.array(keys).astype(np.int64))}
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         tensors["random/cuda"] = torch.cuda.get_rng_state()
     return tensors, {"numpy": rest, "python": random.getstate()}
 
