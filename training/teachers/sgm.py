@@ -14,7 +14,7 @@ from edge_dp.errors import InputError
 from edge_dp.training.teachers.base import Estimate, Licence, View
 from edge_dp.training.teachers.pairs import Pair, grey, spread_of_difference
 
-_FLOOR = 0.4  # px: what both directions get wrong alike, measured on rendered rigs (benchmarks/teachers.py)
+_FLOOR = 0.3  # px: with it, 7 of 10 errors on rendered rigs are below sigma (benchmarks/teachers.py)
 
 
 @dataclass(frozen=True, slots=True)
