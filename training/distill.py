@@ -47,6 +47,7 @@ def train(
     resume: bool = False,
     workers: int | None = None,
     device: str = "cpu",
+    captures: Path | None = None,
     progress: Progress,
 ) -> Path:
     """Run a recipe, alone or as one of the processes that ``torchrun`` started; they must see the same ``folder``.
@@ -56,6 +57,7 @@ def train(
         resume: go on with what ``folder`` holds; otherwise it must not hold a run.
         workers: processes that simulate; all cores unless given.
         device: ``cpu`` or ``cuda``.
+        captures: where simulated captures and their labels are kept, for any run with the same ones; ``folder`` unless given.
         progress: see ``Progress``; called in the first process.
 
     Returns:
@@ -75,8 +77,8 @@ def train(
             claim_folder(folder, "recipe.json", dataclasses.asdict(recipe), holds="run", resume=resume)
         clock = Clock(folder / "seconds.json" if processes.is_first else None)
         with clock.measure("simulate"):
-            captures = _captures(recipe, folder, workers or os.cpu_count() or 1, processes, progress)
-        return _distil(recipe, folder, captures, workers or os.cpu_count() or 1, processes, clock, progress)
+            samples = _captures(recipe, captures or folder, workers or os.cpu_count() or 1, processes, progress)
+        return _distil(recipe, folder, samples, workers or os.cpu_count() or 1, processes, clock, progress)
 
 
 def _silent(stage: str, done: int, total: int, text: str) -> None:

@@ -31,6 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="folder of the run (default: runs/RECIPE)")
     parser.add_argument("--resume", action="store_true", help="go on with the run in that folder")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: %(default)s)")
+    parser.add_argument(
+        "--captures",
+        type=Path,
+        metavar="FOLDER",
+        help="where simulated captures and their labels are kept and found again by any run that wants the same ones "
+        "(default: the run's folder)",
+    )
     parser.add_argument("--workers", type=int, help="processes that simulate (default: all cores)")
     parser.add_argument("--seed", type=int, help="instead of the recipe's own")
     parser.add_argument("--json", action="store_true", help="print checkpoint, metrics and times as JSON")
@@ -53,7 +60,12 @@ def call(options: argparse.Namespace) -> int:
         from edge_dp.training.distill import train
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"training needs {error.name}: pip install 'edge-dp[train]'") from error
-    settings = {"resume": options.resume, "workers": options.workers, "device": options.device}
+    settings = {
+        "resume": options.resume,
+        "workers": options.workers,
+        "device": options.device,
+        "captures": options.captures,
+    }
     if os.environ.get("RANK", "0") != "0":  # of torchrun's processes the first one speaks
         train(recipe, folder, progress=lambda *_: None, **settings)
         return 0
