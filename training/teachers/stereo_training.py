@@ -221,18 +221,24 @@ def held_out_metrics(network: StereoNetwork, recipe: StereoRecipe) -> dict[str, 
 
 
 def _card(recipe: StereoRecipe, network: StereoNetwork) -> dict[str, object]:
+    supervised = recipe.supervision == "truth"
+    sigma = (
+        "sigma was learnt on rendered rigs only"
+        if supervised
+        else "sigma says how unlike the views are, and is not in px"
+    )
     return {
         "name": "stereo_net",
         "recipe": dataclasses.asdict(recipe),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "data": "procedural scenes rendered by edge_dp, three pinhole cameras in a row; no photographs",
-        "ground_truth_used": recipe.supervision == "truth",
+        "ground_truth_used": supervised,
         "licences": {"code": "Apache-2.0", "weights": "Apache-2.0", "data": "none: rendered by edge_dp"},
         "metrics": held_out_metrics(network, recipe),
         "limits": [
             "rectified grey pairs, D from 0 to 64 px unless told otherwise; smaller at a lower resolution",
             "trained on planar layers with synthetic texture: real surfaces that curve, mirror or shine are outside of that",
-            "sigma is calibrated on rendered rigs only",
+            sigma,
         ],
         "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
         "versions": {"edge_dp": VERSION, "torch": torch.__version__},
