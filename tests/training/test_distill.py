@@ -29,7 +29,7 @@ RECIPE = Recipe(
     student=STUDENT,
     seed=3,
     data=DataRecipe(40, HELD_OUT, simulation=SimulationConfig(SCENES)),
-    float_stage=FloatStageRecipe(steps=40, batch=4, learning_rate=3e-3, ema=0.5),
+    float_stage=FloatStageRecipe(steps=40, batch=4, learning_rate=2e-2, ema=0.5),
     quantised_stage=QuantisedStageRecipe(steps=12, batch=4, learning_rate=5e-4, observe_steps=7, rounding_noise=0.5),
     log=LogRecipe(every=4, pictures_every=10),
     save_every=5,
@@ -205,7 +205,7 @@ def test_numbers_and_pictures_are_kept_as_often_as_the_recipe_says(finished):
     for line in lines:
         assert line["loss"] == pytest.approx(line["l1"] + line["laplace_nll"], rel=1e-5)
         assert line["seconds_per_step"] > 0 and line["gradient_norm"] > 0
-    assert lines[0]["learning_rate"] == pytest.approx(3e-3)
+    assert lines[0]["learning_rate"] == pytest.approx(2e-2)
     pictures = sorted(path.stem for path in (finished.folder / "pictures").iterdir())
     assert pictures == [*(f"float_{step:06d}" for step in (10, 20, 30, 40)), "quantised_000010"]
 
