@@ -10,11 +10,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_dp.errors import InputError
+from edge_dp.errors import InputError, SchemaError
 from edge_dp.training.teachers.base import Estimate, Licence, View
 from edge_dp.training.teachers.pairs import Pair, grey, spread_of_difference
-
-_FLOOR = 0.3  # px: with it, 7 of 10 errors on rendered rigs are below sigma (benchmarks/teachers.py)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,22 +23,32 @@ class SgmTeacher:
         disparities: how many integer disparities are searched, from 0; rounded up to a multiple of 16.
         block: side of the matching block, px, odd.
         agreement: largest difference between the two directions, px.
+        sigma_floor: part of sigma that does not show in their difference, px; at 0.3, 7 of 10 errors on rendered rigs are below
+            sigma (benchmarks/teachers.py).
+
+    Raises:
+        SchemaError: a floor that is not above 0.
     """
 
     disparities: int = 64
     block: int = 5
     agreement: float = 1.0
+    sigma_floor: float = 0.3
 
     name: ClassVar[str] = "sgm"
     licence: ClassVar[Licence] = Licence("Apache-2.0 (OpenCV)", "none: no weights", commercial=True)
     views: ClassVar[int | None] = 2
+
+    def __post_init__(self) -> None:
+        if not self.sigma_floor > 0:
+            raise SchemaError(f"sigma_floor: expected px above 0, found {self.sigma_floor}")
 
     def estimate(self, views: Sequence[View]) -> Estimate:
         """As ``Teacher``; sigma from how far the two directions differ (``spread_of_difference``)."""
         pair = Pair.of(views, self.name)
         left, right = (np.round(255 * grey(image)).astype(np.uint8) for image in (pair.left, pair.right))
         disparity, valid, difference = self._both_ways(left, right)
-        sigma = spread_of_difference(difference, _FLOOR)
+        sigma = spread_of_difference(difference, self.sigma_floor)
         return Estimate(pair.back(np.maximum(disparity, 0)), pair.back(sigma), pair.back(valid))
 
     def __call__(
