@@ -383,7 +383,7 @@ def test_labelled_captures_are_trained_on_besides_and_say_where_they_come_from(f
     np.testing.assert_array_equal(seen[0].label, everything_simulated(finished.folder).label)
     training = read_checkpoint(tmp_path / "run" / "checkpoint").training
     assert "labelled captures: rendered" in training["data"]
-    assert training["labels"]["sets"][0]["seed"] == RECIPE.seed
+    assert training["labelled"][0]["seed"] == RECIPE.seed
 
     data = dataclasses.replace(data, labelled=(str(tmp_path / "nowhere"),))
     recipe = dataclasses.replace(recipe, data=data)

@@ -150,7 +150,9 @@ def test_compiled_stage_trains_the_same_weights(tmp_path):
     for compiled in (False, True):
         torch.manual_seed(0)
         modules.append(Linear())
-        run_stage(tmp_path / str(compiled), modules[-1], steps=3, compile=compiled)
+        folder = tmp_path / str(compiled)
+        folder.mkdir()
+        run_stage(folder, modules[-1], steps=3, compile=compiled)
     for mine, its in zip(*(module.parameters() for module in modules), strict=True):
         torch.testing.assert_close(mine, its, atol=1e-4, rtol=0)
 
