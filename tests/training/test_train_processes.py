@@ -228,7 +228,7 @@ for name in names:
     importlib.import_module(name)
 print(len([name for name in names if name.startswith("edge_dp.training.")]), len(names))
 """
-    elsewhere = lean["PYTHONPATH"]  # in a checkout, Python would find the sources there first
+    elsewhere = Path(lean["PYTHONPATH"]).parent  # in a checkout, Python would find the sources there first
     done = subprocess.run(
         [*LEAN_PYTHON, "-c", code], env=lean, cwd=elsewhere, capture_output=True, text=True, check=False
     )
