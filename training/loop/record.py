@@ -73,7 +73,11 @@ class Record:
             samples: B captures.
             disparity, confidence: (B, H/2, W/2) what the student says of them; px, code.
         """
-        label, mask, views = samples.label.astype(np.float32), samples.mask, samples.views[:, 0, ::2, ::2].astype(np.float32)
+        label, mask, views = (
+            samples.label.astype(np.float32),
+            samples.mask,
+            samples.views[:, 0, ::2, ::2].astype(np.float32),
+        )
         low, high = self._limits
         light = np.clip(views / max(float(views.max()), 1e-6), 0.0, 1.0) ** (1 / 2.2)
         grey = [np.repeat(maps[..., None], 3, axis=-1) for maps in (light, np.clip(confidence, 0.0, 1.0))]
