@@ -152,7 +152,7 @@ def sizes(out: Path, height: int, width: int) -> dict[str, float]:
     torch.manual_seed(SEED)
     rng = np.random.default_rng(SEED)
     samples = [{"views": picture(rng, 2, height, width)} for _ in range(4)]
-    module = settled(DpDisparity(MILLION), samples)
+    module = settled(DpDisparity(MILLION, (1,) * len(MILLION)), samples)
     bundle = edge_dp.export(
         module,
         {"views": (1, 2, height, width)},

@@ -38,7 +38,7 @@ def same_numbers_in_every_run():
 
 def small_network(seed=0):
     torch.manual_seed(seed)
-    network = DpDisparity((8, 12))
+    network = DpDisparity((8, 12), (1, 1))
     for _ in range(3):
         network(torch.rand(2, 2, 32, 32))
     network.eval()
@@ -47,7 +47,7 @@ def small_network(seed=0):
 
 
 def with_weights_of(prepared):
-    network = DpDisparity((8, 12))
+    network = DpDisparity((8, 12), (1, 1))
     network.fold_batch_norm()
     network.eval()
     network.load_state_dict({name: prepared.get_parameter(name) for name in network.state_dict()})
