@@ -23,7 +23,7 @@ from edge_dp.runtime.engines import engine_for, make_engine
 from edge_dp.runtime.validate import signature
 from edge_dp.sensors import load_sensor
 
-CONVOLUTIONS = 20  # of dp_disparity_s
+CONVOLUTIONS = 21  # of dp_disparity_s
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,6 +43,12 @@ if __name__ == "__main__":
     teacher = TeacherChoice("sgm", {"disparities": 48})
     label_set(pathlib.Path(sys.argv[1]), source, teacher, LabelConfig(), resume=False, workers=1, shard_size=2)
 """
+
+
+@pytest.fixture(autouse=True)
+def importable_in_workers(monkeypatch):
+    """Spawned processes import the teachers below by this module's name."""
+    monkeypatch.setattr(sys, "path", [*sys.path, str(Path(__file__).parents[2])])
 
 
 def make(folder, *, resume=False, workers=1, teacher=SGM, config=None, source=SOURCE):
