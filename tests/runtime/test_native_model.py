@@ -211,7 +211,8 @@ def assert_close(artifact, found, expected):
     assert found.shape == expected.shape
     error = np.abs(found - expected)
     if "int8" in artifact:
-        assert np.quantile(error, 0.99) <= 1e-5
+        assert error.mean() <= 0.005  # px
+        assert np.quantile(error, 0.99) <= 0.05  # px, a step of the disparity
         assert error.max() <= 0.5
     else:
         assert error.max() <= FLOAT_TOLERANCE
