@@ -106,7 +106,7 @@ def _widen_hard_swishes(prepared: GraphModule) -> None:
     """Let no step of a hard swish's input become more than two of its result: its slope ends at 3/2, so 3/4 of a step at least.
 
     Finer steps, which inputs that end before 7 or so would give it, mostly resolve the rounding of the input. What moves that by
-    a step, as the halves do in which Core ML computes, would move the result by three. The price is 2 dB of the result at most.
+    a step, as the halves do in which Core ML computes, would move the result by three. The price is 1 to 2.4 dB of the result.
     """
     modules = dict(prepared.named_modules(remove_duplicate=False))
     for node in prepared.graph.nodes:
