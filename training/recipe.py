@@ -240,6 +240,22 @@ class Recipe:
             )
 
 
+def find_recipe(folder: Path, name_or_path: str | Path) -> Path:
+    """The recipe of that name among those shipped in ``folder``, or at that path.
+
+    Raises:
+        InputError: there is neither.
+    """
+    shipped = folder / f"{name_or_path}.yaml"
+    path = shipped if shipped.is_file() else Path(name_or_path)
+    if not path.is_file():
+        known = ", ".join(sorted(shipped.stem for shipped in folder.glob("*.yaml")))
+        raise InputError(
+            f"{name_or_path}: no such recipe file, and no shipped recipe of that name; shipped are {known}"
+        )
+    return path
+
+
 def read_recipe(name_or_path: str | Path, changes: Sequence[str] = ()) -> Recipe:
     """Read a shipped recipe by name or any recipe by path.
 
@@ -250,13 +266,7 @@ def read_recipe(name_or_path: str | Path, changes: Sequence[str] = ()) -> Recipe
         InputError: there is no such recipe, or a change is not written like that.
         SchemaError: it does not fit; the message names file and field.
     """
-    shipped = RECIPES / f"{name_or_path}.yaml"
-    path = shipped if shipped.is_file() else Path(name_or_path)
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
-        raise InputError(
-            f"{name_or_path}: no such recipe file, and no shipped recipe of that name; shipped are {known}"
-        )
+    path = find_recipe(RECIPES, name_or_path)
     data = yaml_load(path)
     for change in changes:
         data = _changed(data, change)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,15 @@ class StudentEntry:
 
 _DP_DISPARITY = "edge_dp.models.dp_disparity:DpDisparity"
 
+_S = StudentEntry(
+    name="dp_disparity_s",
+    target=_DP_DISPARITY,
+    widths=(16, 16, 32, 48, 48),
+    depths=(0, 2, 2, 1, 1),
+    parameters=150_000,
+    summary="dual-pixel disparity with confidence, for phones",
+)
+
 STUDENTS: dict[str, StudentEntry] = {
     entry.name: entry
     for entry in (
@@ -39,14 +48,7 @@ STUDENTS: dict[str, StudentEntry] = {
             parameters=40_000,
             summary="dual-pixel disparity with confidence, the smallest",
         ),
-        StudentEntry(
-            name="dp_disparity_s",
-            target=_DP_DISPARITY,
-            widths=(16, 16, 32, 48, 48),
-            depths=(0, 2, 2, 1, 1),
-            parameters=150_000,
-            summary="dual-pixel disparity with confidence, for phones",
-        ),
+        _S,
         StudentEntry(
             name="dp_disparity_m",
             target=_DP_DISPARITY,
@@ -55,15 +57,7 @@ STUDENTS: dict[str, StudentEntry] = {
             parameters=1_000_000,
             summary="dual-pixel disparity with confidence, the most accurate",
         ),
-        StudentEntry(
-            name="mono_disparity_s",
-            target=_DP_DISPARITY,
-            widths=(16, 16, 32, 48, 48),
-            depths=(0, 2, 2, 1, 1),
-            parameters=150_000,
-            summary="the control: dp_disparity_s with one eye shut",
-            monocular=True,
-        ),
+        replace(_S, name="mono_disparity_s", summary="the control: dp_disparity_s with one eye shut", monocular=True),
     )
 }
 

@@ -15,17 +15,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional
 
 from edge_dp._version import VERSION
 from edge_dp.config import from_mapping
-from edge_dp.errors import InputError, SchemaError, TrainingError
+from edge_dp.errors import SchemaError, TrainingError
 from edge_dp.files import atomic_write, json_dump, yaml_load
 from edge_dp.simulation.shards import claim_folder
+from edge_dp.training.loop.average import MovingAverage
+from edge_dp.training.loop.state import load_state, save_state
 from edge_dp.training.losses_photometric import self_supervised_loss
+from edge_dp.training.recipe import find_recipe
 from edge_dp.training.teachers.stereo_data import StereoBatch, StereoData, draw_batch, render_capture
 from edge_dp.training.teachers.stereo_network import COARSE, FINE, OFFSETS, Belief, StereoNetwork, normalised
 
@@ -82,13 +84,7 @@ def read_stereo_recipe(name_or_path: str | Path) -> StereoRecipe:
         InputError: there is no such recipe.
         SchemaError: it does not fit; the message names file and field.
     """
-    shipped = RECIPES / f"{name_or_path}.yaml"
-    path = shipped if shipped.is_file() else Path(name_or_path)
-    if not path.is_file():
-        known = ", ".join(sorted(shipped.stem for shipped in RECIPES.glob("*.yaml")))
-        raise InputError(
-            f"{name_or_path}: no such recipe file, and no shipped recipe of that name; shipped are {known}"
-        )
+    path = find_recipe(RECIPES, name_or_path)
     return from_mapping(StereoRecipe, yaml_load(path), str(path))
 
 
@@ -113,7 +109,8 @@ def train_stereo(recipe: StereoRecipe, folder: Path, *, resume: bool = False, pr
     parameters = dict(network.named_parameters())
     optimiser = torch.optim.AdamW(parameters.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     state = folder / "state.safetensors"
-    first = _load_state(state, network, optimiser) if state.is_file() else 0
+    nothing = MovingAverage(network, 0.0)
+    first = load_state(state, network, nothing, optimiser) if state.is_file() else 0
     smooth = math.nan
     for step in range(first, recipe.steps):
         for group in optimiser.param_groups:
@@ -129,7 +126,7 @@ def train_stereo(recipe: StereoRecipe, folder: Path, *, resume: bool = False, pr
         smooth = error if math.isnan(smooth) else 0.98 * smooth + 0.02 * error
         progress("stereo", step + 1, recipe.steps, f"error {smooth:.3f} px")
         if (step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps:
-            _save_state(state, step + 1, network, optimiser)
+            save_state(state, step + 1, network, nothing, optimiser)
     weights = folder / "weights.safetensors"
     _write(weights, network.state_dict(), {"width": str(recipe.width)})
     json_dump(_card(recipe, network.eval()), weights.with_suffix(".json"))
@@ -245,30 +242,8 @@ def _card(recipe: StereoRecipe, network: StereoNetwork) -> dict[str, object]:
     }
 
 
-def _save_state(path: Path, step: int, network: StereoNetwork, optimiser: torch.optim.Optimizer) -> None:
-    tensors = {f"network/{name}": value for name, value in network.state_dict().items()}
-    for name, parameter in network.named_parameters():
-        tensors |= {f"optimiser/{name}/{key}": value for key, value in optimiser.state[parameter].items()}
-    _write(path, tensors, {"step": str(step)})
-
-
 def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Whole or not at all; a full disk is an OSError here, where safetensors' own writer has an error of its own."""
     packed = save({name: value.detach().contiguous() for name, value in tensors.items()}, metadata)
     with atomic_write(path) as temporary:
         temporary.write_bytes(packed)
-
-
-def _load_state(path: Path, network: StereoNetwork, optimiser: torch.optim.Optimizer) -> int:
-    try:
-        with safe_open(path, framework="pt") as file:
-            step = int(file.metadata()["step"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
-        prefix = "network/"
-        network.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise TrainingError(f"{path}: damaged state ({error}); delete it to start the run again") from error
-    for name, parameter in network.named_parameters():
-        prefix = f"optimiser/{name}/"
-        optimiser.state[parameter] = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    return step
