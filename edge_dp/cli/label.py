@@ -115,11 +115,14 @@ def _teacher(options: argparse.Namespace) -> TeacherChoice:
     from edge_dp.errors import SchemaError
     from edge_dp.files import yaml_load
     from edge_dp.training.labels import TeacherChoice
+    from edge_dp.training.teachers.registry import teacher_entry
 
     given = yaml_load(options.teacher_options) if options.teacher_options else {}
     if not isinstance(given, dict):
         raise SchemaError(f"{options.teacher_options}: expected a mapping of options, found {type(given).__name__}")
-    consent = {"accept_non_commercial": True} if options.accept_non_commercial else {}
+    # Teachers whose licence is known once for all need no consent, and have no such option.
+    asks = options.accept_non_commercial and teacher_entry(options.teacher).licence is None
+    consent = {"accept_non_commercial": True} if asks else {}
     return TeacherChoice(options.teacher, given | consent)
 
 

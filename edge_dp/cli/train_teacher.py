@@ -20,12 +20,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, help="folder of the run (default: runs/RECIPE)")
     parser.add_argument("--resume", action="store_true", help="go on with the run in that folder")
+    parser.add_argument("--json", action="store_true", help="print where the weights lie, and their card, as JSON")
 
 
 def call(options: argparse.Namespace) -> int:
     """Run the verb."""
+    import json
+
     from edge_dp.cli.progress import progress_bars
     from edge_dp.errors import MissingExtraError
+    from edge_dp.files import json_load
 
     try:
         from edge_dp.training.teachers.stereo_training import read_stereo_recipe, train_stereo
@@ -36,5 +40,9 @@ def call(options: argparse.Namespace) -> int:
         weights = train_stereo(
             recipe, options.out or Path("runs") / recipe.name, resume=options.resume, progress=progress
         )
-    print(weights)
+    if options.json:
+        card = json_load(weights.with_suffix(".json"))
+        print(json.dumps({"weights": str(weights), "card": card}, allow_nan=False))
+    else:
+        print(weights)
     return 0

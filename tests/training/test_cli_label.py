@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from edge_dp.cli import main
 from edge_dp.simulation.capture import SimulationConfig
@@ -11,6 +12,7 @@ from edge_dp.simulation.scenes import SceneConfig
 from edge_dp.training.labels import read_provenance, read_shards
 
 from .dpmv_set import SIZE, write_frame
+from .teachers.analytic_networks import Matcher
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +115,18 @@ def test_what_does_not_fit_a_source_is_said(dpmv, tmp_path, capsys, kind, more, 
     assert label(tmp_path / "out", kind, dpmv, *texts) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_consent_to_a_licence_is_asked_of_adapters_and_of_no_other_teacher(rendered, tmp_path, capsys):
+    network = tmp_path / "network.pt"
+    torch.jit.script(Matcher("igev")).save(str(network))
+    options = tmp_path / "teacher.yaml"
+    terms = {"code_licence": "MIT", "weights_licence": "CC-BY-NC-4.0", "commercial": False, "preset": "igev"}
+    options.write_text(json.dumps({"path": str(network), **terms}))
+    chosen = ("--teacher", "torchscript", "--teacher-options", str(options))
+    assert label(tmp_path / "out", "rendered", rendered, *chosen) == 2
+    assert "forbid commercial use" in capsys.readouterr().err
+    assert not list(tmp_path.glob("out/shard_*"))
+    label(tmp_path / "out", "rendered", rendered, *chosen, "--accept-non-commercial")
+    assert "forbid commercial use" not in capsys.readouterr().err
+    assert label(tmp_path / "sgm", "rendered", rendered, "--accept-non-commercial") == 0

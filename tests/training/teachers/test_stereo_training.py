@@ -1,10 +1,12 @@
 import dataclasses
+import json
 import resource
 
 import numpy as np
 import pytest
 import torch
 
+from edge_dp.cli import main
 from edge_dp.errors import InputError, SchemaError, TrainingError
 from edge_dp.simulation.scenes import SceneConfig
 from edge_dp.training.teachers import stereo_training
@@ -233,3 +235,12 @@ def test_augmentation_ranges_are_checked():
         Augmentation(gamma=(1.2, 0.8))
     with pytest.raises(SchemaError, match="blur_share"):
         Augmentation(blur_share=1.5)
+
+
+def test_the_verb_prints_weights_and_card_as_json(tmp_path, capsys):
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(json.dumps(dataclasses.asdict(RECIPE)))
+    assert main(["train-teacher", str(recipe), "--out", str(tmp_path / "run"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["weights"] == str(tmp_path / "run" / "weights.safetensors")
+    assert told["card"] == json.loads((tmp_path / "run" / "weights.json").read_text())
