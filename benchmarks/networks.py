@@ -31,7 +31,7 @@ from torch.nn import functional as F  # noqa: N812  # torch's own abbreviation
 
 from edge_dp.converters.configs import CONFIGS, FormatConfig, plan
 from edge_dp.errors import EdgeDpError, ExportError
-from edge_dp.models.registry import STUDENTS
+from edge_dp.models.checkpoint import shipped_checkpoints
 
 SEED = 4
 SAMPLES = 6
@@ -302,7 +302,7 @@ def settled(module: nn.Module, data: Sequence[dict[str, NDArray[np.float32]]]) -
 
 def subject_of(name: str, height: int, width: int) -> Subject:
     """One of ``NETWORKS`` at the size given, or a shipped student at the size given."""
-    return shipped(name, height, width) if name in STUDENTS else NETWORKS[name].subject(height, width)
+    return shipped(name, height, width) if name in shipped_checkpoints() else NETWORKS[name].subject(height, width)
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,7 +395,7 @@ def tables(found: Study) -> list[Table | str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Export whole networks and compare the artifacts.")
-    names = [*STUDENTS, *NETWORKS]
+    names = [*shipped_checkpoints(), *NETWORKS]
     parser.add_argument("--network", dest="networks", action="append", choices=names, help="default: all")
     parser.add_argument("--format", dest="formats", action="append", choices=list(CONFIGS), help="default: all")
     parser.add_argument("--precision", dest="precisions", action="append", help="default: each format's own two")
