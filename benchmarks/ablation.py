@@ -35,8 +35,12 @@ METRICS = ("EPE px", "AI(1)", "AI(2)", "1-|rho|")
 GROUND_TRUTH, HARD_SGM, HARD_NET = "ground truth", "sgm, hard", "stereo_net, hard"
 PROBABILISTIC_SGM, PROBABILISTIC = "sgm, probabilistic", "stereo_net, probabilistic"
 UNCHECKED, ONE_VIEW, ONE_VIEW_SGM = "without consistency check", "one view", "sgm, one view"
+UNCHECKED_SGM = "sgm, without consistency check"
 
-_SGM, _NET = "teacher={name: sgm, options: {block: 5}}", "teacher={name: stereo_net}"
+_SGM = (
+    "teacher={name: sgm, options: {disparities: 64, block: 5, agreement: 1.0, sigma_floor: 0.4}}"  # as shipped recipes
+)
+_NET = "teacher={name: stereo_net}"
 _HARD = ("targets.sigma=none", "float_stage.loss={laplace_nll: 1.0, l1: 1.0}")
 _SPREAD = ("targets.sigma=label", "float_stage.loss={laplace_cross_entropy: 1.0, expected_l1: 1.0}")
 _LABELS = ("targets.supervision=labels", "targets.use_mask=true", "labels.check=third_view")
@@ -47,10 +51,11 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     PROBABILISTIC_SGM: (*_LABELS, _SGM, *_SPREAD),
     PROBABILISTIC: (*_LABELS, _NET, *_SPREAD),
     UNCHECKED: (*_LABELS[:2], "labels.check=none", _NET, *_SPREAD),
+    UNCHECKED_SGM: (*_LABELS[:2], "labels.check=none", _SGM, *_SPREAD),
     ONE_VIEW: (*_LABELS, _NET, *_SPREAD, "student=mono_disparity_s"),
     ONE_VIEW_SGM: (*_LABELS, _SGM, *_SPREAD, "student=mono_disparity_s"),
 }
-"""Changes of the recipe by variant; the last three are a probabilistic one with one thing changed."""
+"""Changes of the recipe by variant; the last four are a probabilistic one with one thing changed."""
 PROMISES = {
     PROBABILISTIC: {GROUND_TRUTH: ("AI(2)", 1.05), HARD_NET: ("AI(2)", 1.0), ONE_VIEW: ("1-|rho|", 0.5)},
     PROBABILISTIC_SGM: {GROUND_TRUTH: ("AI(2)", 1.05), HARD_SGM: ("AI(2)", 1.0), ONE_VIEW_SGM: ("1-|rho|", 0.5)},

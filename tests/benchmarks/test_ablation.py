@@ -13,6 +13,7 @@ from ablation import (
     PROBABILISTIC,
     PROBABILISTIC_SGM,
     UNCHECKED,
+    UNCHECKED_SGM,
     VARIANTS,
     over_seeds,
     train,
@@ -46,13 +47,14 @@ def test_a_variant_is_a_valid_recipe_of_the_common_length(variant, tmp_path):
     assert recipe.targets.supervision == ("ground_truth" if variant == GROUND_TRUTH else "labels")
     assert recipe.teacher.name == ("sgm" if variant == GROUND_TRUTH or "sgm" in variant else "stereo_net")
     assert recipe.targets.sigma == ("none" if variant in (GROUND_TRUTH, HARD_SGM, HARD_NET) else "label")
-    assert recipe.labels.check == ("none" if variant == UNCHECKED else "third_view")
+    assert recipe.labels.check == ("none" if variant in (UNCHECKED, UNCHECKED_SGM) else "third_view")
 
 
 @pytest.mark.parametrize(
     ("one", "other", "fields"),
     [
         (UNCHECKED, PROBABILISTIC, {"labels"}),
+        (UNCHECKED_SGM, PROBABILISTIC_SGM, {"labels"}),
         (PROBABILISTIC_SGM, PROBABILISTIC, {"teacher"}),
         (HARD_SGM, HARD_NET, {"teacher"}),
         (HARD_NET, PROBABILISTIC, {"targets", "float_stage"}),
