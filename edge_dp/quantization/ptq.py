@@ -13,7 +13,7 @@ from torch.fx import GraphModule
 
 from edge_dp.errors import InputError
 from edge_dp.quantization._torchao import FakeQuantizeBase, FixedQParamsFakeQuantize
-from edge_dp.quantization.qat import activations, freeze_ranges, observe_weights, snap_biases
+from edge_dp.quantization.qat import activations, freeze_ranges, observe_weights, snap_biases, whole_biases
 
 _WIDEST = 255 * float(torch.finfo(torch.half).max)  # scales are half floats
 
@@ -47,7 +47,7 @@ def calibrate(
     inputs = _inputs(prepared)
     seen = [_Extent(name) for name, _ in inputs]
     done = 0
-    with _observing(prepared, extents), torch.no_grad():
+    with whole_biases(prepared), _observing(prepared, extents), torch.no_grad():
         for done, batch in enumerate(batches, 1):
             for extent, (name, shape), value in zip(seen, inputs, _checked(batch, inputs, done), strict=True):
                 _check(value, shape, f"calibration batch {done}: {name}")

@@ -29,6 +29,8 @@ from edge_dp.quantization.quantizer import PortableQuantizer
 from edge_dp.quantization.ranges import ActivationRange
 from edge_dp.quantization.rules import CLAMPS, Choice, limits
 
+_ROUNDED_BIASES = "portable_rounded_biases"  # in a graph's meta: each bias before and after it was last rounded
+
 
 def float_graph(module: nn.Module, example: Sequence[Tensor]) -> GraphModule:
     """The float graph that ``prepare`` quantises: batch-norm folded, rewritten so that engines have integer kernels for it.
@@ -186,17 +188,39 @@ def snap_biases(prepared: GraphModule) -> None:
 
     Integer engines use the grid, Core ML's fp16 programs halves: done here, the converted graph and every artifact share the
     very same biases. The grid is so much finer that a half float still comes back from it. Weights must have been observed.
+    A bias that has not changed since it was last rounded starts again from what it was before: another range brings another
+    grid, and roundings to both would add up.
     """
     modules = dict(prepared.named_modules(remove_duplicate=False))
+    rounded: dict[str, tuple[Tensor, Tensor]] = prepared.meta.setdefault(_ROUNDED_BIASES, {})
     for node in prepared.graph.nodes:
         if node.target not in LINEAR_OPERATIONS or len(node.args) < 3 or node.args[2] is None:
             continue
         if node.args[1].op == "get_attr":
             continue  # its module stays in float
         scales = [modules[value.target].calculate_qparams()[0].double() for value in node.args[:2]]
-        bias = attribute(prepared, node.args[2].target)
+        name = str(node.args[2].target)
+        bias = attribute(prepared, name)
+        before, after = rounded.get(name, (bias, bias))
+        whole = (before if torch.equal(bias, after) else bias).detach().clone()
         with torch.no_grad():
-            bias.copy_(torch.round(bias.half().double() / (scales[0] * scales[1])) * (scales[0] * scales[1]))
+            bias.copy_(torch.round(whole.half().double() / (scales[0] * scales[1])) * (scales[0] * scales[1]))
+        rounded[name] = (whole, bias.detach().clone())
+
+
+@contextlib.contextmanager
+def whole_biases(prepared: GraphModule) -> Iterator[None]:
+    """Within the block, biases are what they were before ``snap_biases`` rounded them."""
+    rounded: dict[str, tuple[Tensor, Tensor]] = prepared.meta.get(_ROUNDED_BIASES, {})
+    places = [(attribute(prepared, name).detach(), *both) for name, both in rounded.items()]
+    places = [(bias, before, after) for bias, before, after in places if torch.equal(bias, after)]
+    for bias, before, _ in places:
+        bias.copy_(before)
+    try:
+        yield
+    finally:
+        for bias, _, after in places:
+            bias.copy_(after)
 
 
 def _snap_weights(prepared: GraphModule) -> None:
