@@ -93,12 +93,16 @@ def read_frame(read: Read, most: int = MAX_ARRAYS) -> tuple[dict[str, Any], Arra
         raise ProtocolError(f"header of {length} bytes, at most {MAX_HEADER} are allowed")
     try:
         header = json.loads(_read_bytes(read, length))
-        listed = [(name, tuple(shape)) for name, shape in header.pop("arrays")]
+        entries = header.pop("arrays")
+        if not isinstance(entries, list):  # an empty text or object has no entries either
+            raise TypeError(f"arrays: found {type(entries).__name__}")
+        listed = [(name, shape) for name, shape in entries]
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise ProtocolError(f"header is not a JSON object with a list of arrays ({one_line(error)})") from error
     left, arrays = most, {}
     for name, shape in listed:
-        if not isinstance(name, str) or not all(type(size) is int and 0 <= size <= MAX_ARRAYS for size in shape):
+        is_shape = isinstance(shape, list) and all(type(size) is int and 0 <= size <= MAX_ARRAYS for size in shape)
+        if not (isinstance(name, str) and is_shape):
             raise ProtocolError(f"expected the name and shape of an array, found {name!r} and {shape!r}")
         left -= 4 * math.prod(shape)
         if left < 0 or len(shape) > 32:  # of more dimensions numpy has no arrays

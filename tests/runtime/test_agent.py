@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
@@ -85,6 +85,11 @@ def test_garbage_is_refused_or_the_end(data):
 
 
 @given(PLAIN | st.dictionaries(NAMES, PLAIN, max_size=3) | st.builds(lambda value: {"arrays": value}, PLAIN))
+@example({"arrays": ""})
+@example({"arrays": {}})
+@example({"arrays": [["x", ""]]})
+@example({"arrays": [["x", {}]]})
+@example({"arrays": ["xy"]})
 def test_a_header_that_is_any_json_is_read_or_refused(header):
     try:
         found, arrays = read_frame(reader(written(header)), most=1 << 16)
