@@ -37,9 +37,8 @@ PROBABILISTIC_SGM, PROBABILISTIC = "sgm, probabilistic", "stereo_net, probabilis
 UNCHECKED, ONE_VIEW, ONE_VIEW_SGM = "without consistency check", "one view", "sgm, one view"
 UNCHECKED_SGM = "sgm, without consistency check"
 
-_SGM = (
-    "teacher={name: sgm, options: {disparities: 64, block: 5, agreement: 1.0, sigma_floor: 0.4}}"  # as shipped recipes
-)
+# As in the shipped recipes, whose captures then serve all of its variants.
+_SGM = "teacher={name: sgm, options: {disparities: 64, block: 5, agreement: 1.0, sigma_floor: 0.4}}"
 _NET = "teacher={name: stereo_net}"
 _HARD = ("targets.sigma=none", "float_stage.loss={laplace_nll: 1.0, l1: 1.0}")
 _SPREAD = ("targets.sigma=label", "float_stage.loss={laplace_cross_entropy: 1.0, expected_l1: 1.0}")

@@ -201,8 +201,7 @@ def snap_biases(prepared: GraphModule) -> None:
         scales = [modules[value.target].calculate_qparams()[0].double() for value in node.args[:2]]
         name = str(node.args[2].target)
         bias = attribute(prepared, name)
-        before, after = rounded.get(name, (bias, bias))
-        whole = (before if torch.equal(bias, after) else bias).detach().clone()
+        whole = _whole(bias, rounded.get(name)).clone()
         with torch.no_grad():
             bias.copy_(torch.round(whole.half().double() / (scales[0] * scales[1])) * (scales[0] * scales[1]))
         rounded[name] = (whole, bias.detach().clone())
@@ -212,15 +211,23 @@ def snap_biases(prepared: GraphModule) -> None:
 def whole_biases(prepared: GraphModule) -> Iterator[None]:
     """Within the block, biases are what they were before ``snap_biases`` rounded them."""
     rounded: dict[str, tuple[Tensor, Tensor]] = prepared.meta.get(_ROUNDED_BIASES, {})
-    places = [(attribute(prepared, name).detach(), *both) for name, both in rounded.items()]
-    places = [(bias, before, after) for bias, before, after in places if torch.equal(bias, after)]
-    for bias, before, _ in places:
-        bias.copy_(before)
+    biases = {name: attribute(prepared, name).detach() for name in rounded}
+    now = {name: bias.clone() for name, bias in biases.items()}
+    for name, bias in biases.items():
+        bias.copy_(_whole(bias, rounded[name]))
     try:
         yield
     finally:
-        for bias, _, after in places:
-            bias.copy_(after)
+        for name, bias in biases.items():
+            bias.copy_(now[name])
+
+
+def _whole(bias: Tensor, rounding: tuple[Tensor, Tensor] | None) -> Tensor:
+    """What a bias was before its last rounding (before, after); the bias itself where it has changed since."""
+    if rounding is None:
+        return bias.detach()
+    before, after = (each.to(bias.device) for each in rounding)
+    return before if torch.equal(bias, after) else bias.detach()
 
 
 def _snap_weights(prepared: GraphModule) -> None:
