@@ -78,13 +78,15 @@ class TargetRecipe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageRecipe:
-    """One stage of optimisation by AdamW."""
+    """One stage of optimisation, by AdamW unless ``kernel_rate`` is given."""
 
     steps: int
     batch: int
     """Captures per step, over all processes."""
     learning_rate: float
     """The highest of the schedule."""
+    kernel_rate: float | None = None
+    """As ``learning_rate``, of Muon for the convolutions' kernels, see ``edge_dp.training.loop.optimiser``; none: AdamW for all."""
     weight_decay: float = 1e-4
     schedule: str = "cosine"
     """``cosine`` or ``one_cycle``, see ``edge_dp.training.loop.schedule``."""
@@ -106,6 +108,8 @@ class StageRecipe:
             raise SchemaError(f"blank_share must be from 0 to 1, found {self.blank_share}")
         if self.steps < 1 or self.batch < 1 or self.learning_rate <= 0:
             raise SchemaError(f"steps, batch and learning_rate must be positive, found {self}")
+        if self.kernel_rate is not None and self.kernel_rate <= 0:
+            raise SchemaError(f"kernel_rate must be positive, or left out for AdamW alone, found {self.kernel_rate}")
         if self.weight_decay < 0:
             raise SchemaError(f"weight_decay must not be negative, found {self.weight_decay}")
         _one_of("schedule", self.schedule, SCHEDULES)

@@ -1,8 +1,8 @@
 """dp_disparity: a convolutional student that reads dual-pixel disparity off the two half-aperture views.
 
-A U-Net of dense 3x3 convolutions. Dense rather than depthwise-separable: on phone CPUs in int8 a depthwise layer at high
-resolution reaches a small part of the speed its multiply-adds promise. Nothing but convolution, ReLU, bilinear x2 and
-addition, all of which every engine executes in integers.
+A U-Net of dense 3x3 convolutions whose decoder ends at a quarter of the size; its two maps are doubled. Dense rather than
+depthwise-separable: on phone CPUs in int8 a depthwise layer at high resolution reaches a small part of the speed its
+multiply-adds promise. Nothing but convolution, ReLU, bilinear x2 and addition, all of which every engine executes in integers.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from edge_dp.errors import InputError
 
 OUTPUT_STRIDE = 2
-"""The maps have half the height and width of the views: ground truth through a far coarser grid still scores near zero,
-and the last upsampling to full size would cost a fifth of the network for no detail."""
+"""The maps have half the height and width of the views: ground truth through a far coarser grid still scores near zero."""
+_HEADS = 1
+"""Level at which the heads stand, of 1 / 2^(level + 1) of the input size. A convolution at half the size costs as much as
+four at a quarter, and there they win more."""
 
 
 class ConvReLU(nn.Module):
@@ -52,8 +54,12 @@ class Up(nn.Module):
 
     def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
         """Shapes as in the class."""
-        up = nn.functional.interpolate(self.reduce(coarse), scale_factor=2.0, mode="bilinear", align_corners=False)
-        return self.refine(up + skip)
+        return self.refine(_doubled(self.reduce(coarse)) + skip)
+
+
+def _doubled(x: Tensor) -> Tensor:
+    """(N, C, H, W) to (N, C, 2H, 2W), bilinear."""
+    return nn.functional.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
 class DpDisparity(nn.Module):
@@ -62,8 +68,7 @@ class DpDisparity(nn.Module):
     Args:
         widths: channels per encoder level, finest first; level i works at 1 / 2^(i+1) of the input size. Multiples of 16 fill
             the registers of integer kernels.
-        depths: further 3x3 convolutions of each encoder level after the one that halves the size. None at the finest: there
-            a convolution costs as much as all of a coarser level.
+        depths: further 3x3 convolutions of each encoder level after the one that halves the size.
         monocular: look at the left view alone. Both are fed all the same, so that a control runs wherever a student does.
 
     Input ``views`` (N, 2, H, W): left and right green plane in linear light, [0, 1], exposure-normalised; H and W multiples
@@ -75,31 +80,32 @@ class DpDisparity(nn.Module):
             better, 0 is 5 px; not clamped, so that it needs no operation that engines treat differently.
 
     Raises:
-        InputError: not as many depths as widths.
+        InputError: not as many depths as widths, or fewer than two.
     """
 
     def __init__(
         self,
-        widths: Sequence[int] = (16, 16, 32, 48, 48),
-        depths: Sequence[int] = (0, 2, 2, 1, 1),
+        widths: Sequence[int] = (16, 32, 32, 48, 32),
+        depths: Sequence[int] = (0, 2, 1, 1, 1),
         monocular: bool = False,
     ) -> None:
         super().__init__()
-        if len(widths) != len(depths):
-            raise InputError(f"student: expected a depth for each of {len(widths)} widths, found {len(depths)}")
+        if len(widths) != len(depths) or len(widths) <= _HEADS:
+            raise InputError(f"student: expected two widths or more and a depth for each, found {widths} and {depths}")
         self.widths, self.monocular = tuple(widths), monocular
         levels = []
-        channels, kernel = 1 if monocular else 2, 5
+        channels = 1 if monocular else 2
         for width, depth in zip(widths, depths, strict=True):
+            # 3x3 from the first: with two channels in, 5x5 costs a tenth of the network's instructions more.
             further = (ConvReLU(width, width) for _ in range(depth))
-            levels.append(nn.Sequential(ConvReLU(channels, width, kernel, stride=2), *further))
-            channels, kernel = width, 3
+            levels.append(nn.Sequential(ConvReLU(channels, width, stride=2), *further))
+            channels = width
         self.encoder = nn.ModuleList(levels)
-        pairs = reversed(list(itertools.pairwise(self.widths)))
+        pairs = reversed(list(itertools.pairwise(self.widths[_HEADS:])))
         self.decoder = nn.ModuleList(Up(coarse, finer) for finer, coarse in pairs)
         # 1x1: a kernel of one output channel costs as much as one of sixteen, so a 3x3 head would cost a level.
-        self.disparity = nn.Conv2d(self.widths[0], 1, 1)
-        self.confidence = nn.Conv2d(self.widths[0], 1, 1)
+        self.disparity = nn.Conv2d(self.widths[_HEADS], 1, 1)
+        self.confidence = nn.Conv2d(self.widths[_HEADS], 1, 1)
 
     @property
     def input_multiple(self) -> int:
@@ -116,7 +122,7 @@ class DpDisparity(nn.Module):
         x = features.pop()
         for up in self.decoder:
             x = up(x, features.pop())
-        return self.disparity(x), self.confidence(x)
+        return _doubled(self.disparity(x)), _doubled(self.confidence(x))
 
     def fold_batch_norm(self) -> None:
         """Replace every convolution and its batch-norm by one convolution, in place; for evaluation and quantisation."""

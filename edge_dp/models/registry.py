@@ -31,8 +31,8 @@ _DP_DISPARITY = "edge_dp.models.dp_disparity:DpDisparity"
 _S = StudentEntry(
     name="dp_disparity_s",
     target=_DP_DISPARITY,
-    widths=(16, 16, 32, 48, 48),
-    depths=(0, 2, 2, 1, 1),
+    widths=(16, 32, 32, 48, 32),
+    depths=(0, 2, 1, 1, 1),
     parameters=150_000,
     summary="dual-pixel disparity with confidence, for phones",
 )
@@ -43,8 +43,8 @@ STUDENTS: dict[str, StudentEntry] = {
         StudentEntry(
             name="dp_disparity_xs",
             target=_DP_DISPARITY,
-            widths=(8, 16, 16, 24, 32),
-            depths=(0, 1, 1, 1, 0),
+            widths=(16, 16, 16, 24, 32),
+            depths=(0, 2, 1, 1, 0),
             parameters=40_000,
             summary="dual-pixel disparity with confidence, the smallest",
         ),
@@ -52,8 +52,8 @@ STUDENTS: dict[str, StudentEntry] = {
         StudentEntry(
             name="dp_disparity_m",
             target=_DP_DISPARITY,
-            widths=(16, 32, 64, 96, 128),
-            depths=(1, 1, 2, 2, 1),
+            widths=(16, 48, 64, 96, 128),
+            depths=(0, 2, 2, 2, 1),
             parameters=1_000_000,
             summary="dual-pixel disparity with confidence, the most accurate",
         ),

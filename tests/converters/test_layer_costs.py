@@ -127,7 +127,7 @@ def test_shipped_student_on_simulated_captures():
     assert (costs.model, costs.unit, costs.samples, costs.remedies) == ("dp_disparity_s", "px", 3, ())
     assert costs.report.quantised == pytest.approx(float(sum(errors)) / 3, rel=1e-3)
     modules = {cost.module for cost in costs.report.layers}
-    assert {"", "encoder.0.0.conv", "decoder.3", "disparity", "confidence"} <= modules
+    assert {"", "encoder.0.0.conv", "decoder.2", "disparity", "confidence"} <= modules
     (confidence,) = [cost for cost in costs.report.layers if cost.module == "confidence"]
     assert confidence.alone == pytest.approx(costs.report.floating)  # that head has no part in the disparity
     with pytest.raises(InputError, match="expected one of its outputs, disparity, confidence, found depth"):

@@ -38,7 +38,7 @@ def same_numbers_in_every_run():
 
 def small_network(seed=0):
     torch.manual_seed(seed)
-    network = DpDisparity((8, 12), (1, 1))
+    network = DpDisparity((8, 12, 16), (1, 1, 1))
     for _ in range(3):
         network(torch.rand(2, 2, 32, 32))
     network.eval()
@@ -47,7 +47,7 @@ def small_network(seed=0):
 
 
 def with_weights_of(prepared):
-    network = DpDisparity((8, 12), (1, 1))
+    network = DpDisparity((8, 12, 16), (1, 1, 1))
     network.fold_batch_norm()
     network.eval()
     network.load_state_dict({name: prepared.get_parameter(name) for name in network.state_dict()})
@@ -151,7 +151,7 @@ def test_weights_are_symmetric_int8_per_output_channel_of_the_trained_ones(train
         assert (integers == expected).mean() > 0.999
         assert (np.abs(integers).reshape(len(weights), -1).max(axis=1) == 127).all()
         found += 1
-    assert found == 8
+    assert found == 10
 
 
 def test_every_scale_is_exact_in_a_half_float_and_every_zero_point_an_int8(ranges):
@@ -176,7 +176,7 @@ def test_input_is_quantised_as_the_formula_says(trained, ranges):
 
 def test_activations_after_a_relu_use_all_codes_for_what_is_positive(ranges):
     relus = [entry for name, entry in ranges.items() if name.startswith("relu")]
-    assert len(relus) == 5
+    assert len(relus) == 7
     assert all(entry.zero_point == -128 for entry in relus)
 
 
@@ -188,12 +188,14 @@ def test_convolution_before_a_relu_has_no_range_of_its_own(trained, ranges):
 
 
 def test_upsampling_shares_the_quantisation_of_its_input(trained, folded, ranges):
-    (node,) = (node for node in trained.graph.nodes if "upsample" in node.name)
-    source = node.args[0].args[0].name
-    assert dataclasses.replace(ranges[node.name], tensor=source) == ranges[source]
-    (node,) = (node for node in folded.graph.nodes if "upsample" in node.name)
-    (after,) = node.users
-    assert after.args[1:] == node.args[0].args[1:]  # scale, zero point and limits
+    upsamplings = [node for node in trained.graph.nodes if "upsample" in node.name]
+    assert len(upsamplings) == 3  # of the decoder, and of each output
+    for node in upsamplings:
+        source = node.args[0].args[0].name
+        assert dataclasses.replace(ranges[node.name], tensor=source) == ranges[source]
+    for node in (node for node in folded.graph.nodes if "upsample" in node.name):
+        (after,) = node.users
+        assert after.args[1:] == node.args[0].args[1:]  # scale, zero point and limits
 
 
 @pytest.mark.parametrize("shape", [SHAPE, (2, 2, 48, 64)])
@@ -267,9 +269,9 @@ def test_entry_that_no_engine_can_execute_is_refused(freshly_prepared, ranges, c
 
 
 @pytest.mark.parametrize("changes", [{"scale": 0.5}, {"zero_point": 3}])
-@pytest.mark.parametrize("tensor", ["conv2d_4", "upsample_bilinear2d"])
+@pytest.mark.parametrize("tensor", ["conv2d_6", "upsample_bilinear2d"])
 def test_entries_of_tensors_that_share_a_quantisation_must_agree(freshly_prepared, ranges, tensor, changes):
-    with pytest.raises(InputError, match=r"conv2d_4.* shares its quantisation with"):
+    with pytest.raises(InputError, match=r"conv2d_6.* shares its quantisation with"):
         restore_ranges(freshly_prepared, changed(ranges, tensor, **changes))
 
 
@@ -279,20 +281,23 @@ def test_two_entries_of_one_tensor_are_refused(freshly_prepared, ranges):
         restore_ranges(freshly_prepared, twice)
 
 
-def test_biases_are_snapped_to_the_accumulators_grid_and_stay_the_same_half_floats(ranges):
+def test_biases_are_snapped_to_the_accumulators_grid_and_where_that_is_finer_stay_the_same_half_floats(ranges):
     network = small_network()
     prepared = prepare(network, (torch.zeros(SHAPE),))
     restore_ranges(prepared, list(ranges.values()))
     observe_weights(prepared)
     snap_biases(prepared)
-    inputs = {"encoder.0.0.conv": "views", "decoder.0.reduce": "relu_3", "disparity": "relu_4"}
+    inputs = {"encoder.0.0.conv": "views", "decoder.0.reduce": "relu_5", "disparity": "relu_6"}
     for name, source in inputs.items():
         layer = network.get_submodule(name)
         weight_scale = layer.weight.detach().abs().flatten(1).amax(dim=1).div(127).half().double()
         before, after = layer.bias.detach(), prepared.get_parameter(f"{name}.bias").detach()
         steps = after.double() / (ranges[source].scale * weight_scale)
         assert (steps - steps.round()).abs().max() < 1e-2
-        assert torch.equal(after.half(), before.half())
+        spacing = np.spacing(np.abs(before.half().numpy())).astype(np.float64)
+        is_finer = torch.from_numpy(spacing) > ranges[source].scale * weight_scale
+        assert is_finer.any()
+        assert torch.equal(after.half()[is_finer], before.half()[is_finer])
         assert not torch.equal(after, before)
     once = {name: value.clone() for name, value in prepared.named_parameters()}
     snap_biases(prepared)
@@ -306,10 +311,13 @@ def test_output_ranges_are_those_asked_for():
     prepared(torch.rand(1, 2, 32, 32))
     freeze_ranges(prepared)
     set_output_ranges(prepared, [(-4.9, 5.9), (0.2, 1.1)])
-    disparity, confidence = read_ranges(prepared)[-2:]
+    # conv, its upsampling, and the same of the confidence: each pair shares its range
+    disparity, disparity_twice, confidence, confidence_twice = read_ranges(prepared)[-4:]
+    assert disparity_twice == dataclasses.replace(disparity, tensor=disparity_twice.tensor)
+    assert confidence_twice == dataclasses.replace(confidence, tensor=confidence_twice.tensor)
     for entry, (low, high) in ((disparity, (-4.9, 5.9)), (confidence, (0.0, 1.1))):
         step = (high - low) / 255
         assert abs((-128 - entry.zero_point) * entry.scale - low) < step
         assert abs((127 - entry.zero_point) * entry.scale - high) < step
     freeze_ranges(prepared)
-    assert read_ranges(prepared)[-2:] == [disparity, confidence]
+    assert read_ranges(prepared)[-4::2] == [disparity, confidence]

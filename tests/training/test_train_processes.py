@@ -31,7 +31,7 @@ TINY = {
         "held_out": 8,
         "simulation": {"scene": {"height": 32, "width": 64, "margin": 16, "disparity": [1.0, 3.0]}},
     },
-    "float_stage": {"steps": 24, "batch": 4, "learning_rate": 0.003, "ema": 0.9},
+    "float_stage": {"steps": 24, "batch": 4, "learning_rate": 0.003, "kernel_rate": 0.02, "ema": 0.9},
     "quantised_stage": {"steps": 8, "batch": 4, "learning_rate": 0.0005, "observe_steps": 4, "rounding_noise": 0.5},
     "log": {"every": 1, "pictures_every": 100},
     "save_every": 5,
@@ -123,7 +123,7 @@ def two(recipe, folder, *arguments, **how):
 def alone_and_together(captures, tmp_path_factory):
     """One recipe in double precision for 50 steps and then quantised, by one process and by two."""
     folder = tmp_path_factory.mktemp("two")
-    stage = {"steps": 50, "batch": 4, "learning_rate": 0.003, "ema": 0.9, "precision": "fp64", "blank_share": 0.1}
+    stage = TINY["float_stage"] | {"steps": 50, "precision": "fp64", "blank_share": 0.1}
     recipe = write_recipe(folder, float_stage=stage, save_every=20)
     one, other = (begin(folder / name, recipe, captures) for name in ("one", "two"))
     train(recipe, one, "--resume")

@@ -18,6 +18,7 @@ from edge_dp.training.loop.average import MovingAverage
 from edge_dp.training.loop.batches import Ahead, Batch
 from edge_dp.training.loop.evaluate import predict
 from edge_dp.training.loop.objective import objective
+from edge_dp.training.loop.optimiser import optimiser
 from edge_dp.training.loop.processes import Processes
 from edge_dp.training.loop.record import Clock, Record
 from edge_dp.training.loop.schedule import rates
@@ -80,7 +81,7 @@ class _Stage:
         self.recipe, self.index = loop.recipe.stages[name], list(loop.recipe.stages).index(name)
         self.forward = _Forward(module, self.recipe, loop.processes.device)
         self.parameters = list(module.parameters())
-        self.optimiser = torch.optim.AdamW(self.parameters, weight_decay=self.recipe.weight_decay, fused=True)
+        self.optimiser = optimiser(self.parameters, self.recipe)
         self.average = MovingAverage(module, self.recipe.ema)
         self.state = loop.folder / f"{name}.safetensors"
         self.smooth = math.nan
@@ -113,7 +114,7 @@ class _Stage:
         recipe, processes = self.recipe, self.loop.processes
         rate, momentum = rates(recipe.schedule, recipe.learning_rate, recipe.warmup, recipe.steps, step)
         for group in self.optimiser.param_groups:
-            group["lr"], group["betas"] = rate, (momentum, group["betas"][1])
+            group["lr"], group["betas"] = rate * group["per_rate"], (momentum, group["betas"][1])
         torch.manual_seed(_seed(self.loop.recipe.seed, self.index, step, processes.rank))
         disparity, confidence = self.forward(batch.views)
         total, parts = objective(recipe.loss, disparity, confidence, batch, processes.mean)
