@@ -12,11 +12,13 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from edge_dp.models.confidence import B_MAX, LOG_RATIO
 
 _FLAT = 1e-12  # px^2: variance of a prediction that says nothing
 _HARD = 1e-6  # px: the spread of a label that has none
+_SIZES = 4  # that gradients are compared at
 
 Mean = Callable[[Tensor, Tensor], Tensor]
 """Gives the mean of a map (N, 1, H, W) over a mask of its shape; 0 where the mask is empty."""
@@ -149,6 +151,36 @@ def affine_invariant_l1(disparity: Tensor, label: Tensor, mask: Tensor, mean: Me
     variance = of_map(off * off)
     gain = of_map(off * goal) / torch.where(variance > _FLAT, variance, torch.full_like(variance, math.inf))
     return mean((gain * off - goal).abs(), mask)
+
+
+def gradient_matching(disparity: Tensor, label: Tensor, mask: Tensor, mean: Mean = masked_mean) -> Tensor:
+    """Mean over the mask of |dx e| + |dy e|, e = d - t, summed over four sizes, px: surfaces as even as the label's, steps as sharp.
+
+    Each size is half the one before, of means over 2x2 px of what is known of them; a cell is known where half of it is. An error
+    that a surface has everywhere costs nothing here, and one that varies over it costs at every size.
+
+    Args:
+        disparity, label: px.
+        mask: a difference counts where both of its pixels are known.
+
+    Source: the multi-scale, scale-invariant gradient matching term of Li and Snavely, "MegaDepth", CVPR 2018, of disparity in
+    place of log depth, with means over the mask of each size.
+    """
+    disparity, label = _within(mask, disparity, label)
+    error, total = disparity - label, disparity.new_zeros(())
+    for size in range(_SIZES):
+        if size:
+            if min(error.shape[2:]) < 4:  # a difference needs two cells
+                break
+            weight = mask.to(error.dtype)
+            share = functional.avg_pool2d(weight, 2)
+            mask = share >= 0.5
+            error = functional.avg_pool2d(error * weight, 2) / share.clamp(min=0.5)
+        for axis in (-1, -2):
+            length = mask.shape[axis] - 1
+            both = mask.narrow(axis, 0, length) & mask.narrow(axis, 1, length)
+            total = total + mean(error.diff(dim=axis).abs(), both)
+    return total
 
 
 def edge_aware_smoothness(disparity: Tensor, image: Tensor, mask: Tensor, mean: Mean = masked_mean) -> Tensor:

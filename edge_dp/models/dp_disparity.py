@@ -20,6 +20,8 @@ OUTPUT_STRIDE = 2
 _HEADS = 1
 """Level at which the heads stand, of 1 / 2^(level + 1) of the input size. A convolution at half the size costs as much as
 four at a quarter, and there they win more."""
+_SHY = 0.1
+"""Of PyTorch's usual weights, for the confidence to start from."""
 
 
 class ConvReLU(nn.Module):
@@ -106,6 +108,9 @@ class DpDisparity(nn.Module):
         # 1x1: a kernel of one output channel costs as much as one of sixteen, so a 3x3 head would cost a level.
         self.disparity = nn.Conv2d(self.widths[_HEADS], 1, 1)
         self.confidence = nn.Conv2d(self.widths[_HEADS], 1, 1)
+        with torch.no_grad():  # near 0, 5 px, everywhere: likelihoods divide by what it promises, and chance promises too much
+            self.confidence.weight.mul_(_SHY)
+            self.confidence.bias.zero_()
 
     @property
     def input_multiple(self) -> int:

@@ -331,6 +331,7 @@ FLOAT_ONLY = dataclasses.replace(
         {"precision": "bf16"},
         {"crop": (32, 32), "blank_share": 0.5},
         {"loss": {"affine_invariant_l1": 1.0, "edge_aware_smoothness": 0.1}},
+        {"loss": {"l1": 1.0, "gradient_matching": 0.5}, "kernel_rate": 0.02},
         {"loss": {"gaussian_kl": 1.0, "gaussian_nll": 0.5}},
     ],
     ids="-".join,

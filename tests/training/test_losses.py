@@ -16,6 +16,7 @@ from edge_dp.training.losses import (
     expected_l1,
     gaussian_kl,
     gaussian_nll,
+    gradient_matching,
     l1,
     laplace_cross_entropy,
     laplace_nll,
@@ -231,7 +232,35 @@ def test_smoothness_is_its_formula_and_forgives_steps_at_edges(maps):
     )
 
 
+def test_gradient_matching_is_its_formula():
+    """By hand in NumPy: maps of 16 x 24 px, of which whole blocks are unknown, have all four sizes."""
+    rng = np.random.default_rng(1)
+    disparity, label = rng.normal(size=(2, 2, 1, 16, 24))
+    mask = np.kron(rng.uniform(size=(2, 1, 8, 12)) < 0.8, np.ones((2, 2))) > 0
+    error, known, expected = np.where(mask, disparity - label, 0), mask, 0.0
+    for size in range(4):
+        if size:
+            cells = (2, 1, error.shape[2] // 2, 2, error.shape[3] // 2, 2)
+            count = known.reshape(cells).sum((3, 5))
+            error = np.where(known, error, 0).reshape(cells).sum((3, 5)) / np.maximum(count, 2)
+            known = count >= 2
+        across = np.abs(np.diff(error, axis=3))[known[..., 1:] & known[..., :-1]]
+        along = np.abs(np.diff(error, axis=2))[known[:, :, 1:] & known[:, :, :-1]]
+        expected += across.mean() + along.mean()
+    assert gradient_matching(*tensors(disparity, label, mask)).item() == pytest.approx(expected, rel=1e-12)
+
+
+@given(offset=st.floats(-20, 20))
+def test_gradient_matching_forgives_an_offset_and_nothing_else(offset):
+    rng = np.random.default_rng(3)
+    label, mask = tensors(rng.normal(size=(2, 1, 16, 16)), np.ones((2, 1, 16, 16), bool))
+    assert gradient_matching(label + offset, label, mask).item() == pytest.approx(0, abs=1e-9)
+    ramp = torch.arange(16.0, dtype=torch.float64).expand_as(label)
+    assert gradient_matching(label + 0.1 * ramp, label, mask).item() == pytest.approx(0.1 * (1 + 2 + 4 + 8), rel=1e-9)
+
+
 LOSSES = {
+    "gradient_matching": lambda d, s, t, m: gradient_matching(d, t, m) + 0 * s.nan_to_num().sum(),
     "laplace_nll": laplace_nll,
     "gaussian_nll": gaussian_nll,
     "gaussian_kl": lambda d, s, t, m: gaussian_kl(d, s, t, t.abs() + 0.1, m),

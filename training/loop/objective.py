@@ -44,6 +44,7 @@ LOSSES: dict[str, LossEntry] = {
         ("gaussian_nll", ("disparity", "log_sigma", "label")),
         ("gaussian_kl", ("disparity", "log_sigma", "label", "label_sigma")),
         ("affine_invariant_l1", ("disparity", "label")),
+        ("gradient_matching", ("disparity", "label")),
         ("edge_aware_smoothness", ("disparity", "image")),
     )
 }

@@ -60,23 +60,31 @@ class StereoNetTeacher:
         return Estimate(pair.back(np.maximum(disparity, 0)), pair.back(sigma), pair.back(valid))
 
     def believe(self, left: Array, right: Array) -> tuple[Array, Array]:
-        """Disparity and sigma (H, W), px, of the left view of a pair (C, H, W), without any check."""
-        try:
-            import torch
-        except ModuleNotFoundError as error:
-            raise MissingExtraError(f"stereo_net needs {error.name}: pip install 'edge-dp[train]'") from error
-        network = _network(self.weights or str(WEIGHTS), self.device)
-        height, width = left.shape[1:]
-        padding = ((0, -height % _MULTIPLE), (0, -width % _MULTIPLE))
-        tensors = [
-            torch.from_numpy(np.pad(grey(view), padding, mode="edge"))[None, None].to(self.device)
-            for view in (left, right)
+        """Disparity and sigma (H, W), px, of the left view of a pair (C, H, W), without any check; not to be written to."""
+        return _believed(self, *((view.tobytes(), view.shape, view.dtype.str) for view in (left, right)))
+
+
+@lru_cache(maxsize=4)  # who asks both cameras of a pair about each other asks each question twice
+def _believed(teacher: StereoNetTeacher, *pair: tuple[bytes, tuple[int, ...], str]) -> tuple[Array, Array]:
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(f"stereo_net needs {error.name}: pip install 'edge-dp[train]'") from error
+    network = _network(teacher.weights or str(WEIGHTS), teacher.device)
+    views = [np.frombuffer(data, dtype).reshape(shape) for data, shape, dtype in pair]
+    height, width = views[0].shape[1:]
+    padding = ((0, -height % _MULTIPLE), (0, -width % _MULTIPLE))
+    tensors = [
+        torch.from_numpy(np.pad(grey(view), padding, mode="edge"))[None, None].to(teacher.device) for view in views
+    ]
+    with torch.inference_mode():
+        belief = network(*tensors, teacher.disparities)
+        maps = [
+            value[0, 0, :height, :width].float().cpu().numpy() for value in (belief.disparity, belief.log_sigma.exp())
         ]
-        with torch.inference_mode():
-            belief = network(*tensors, self.disparities)
-            disparity, sigma = belief.disparity, belief.log_sigma.exp()
-        first, second = (value[0, 0, :height, :width].float().cpu().numpy() for value in (disparity, sigma))
-        return first, second
+    for values in maps:
+        values.flags.writeable = False  # they are kept
+    return maps[0], maps[1]
 
 
 @lru_cache(maxsize=4)

@@ -10,6 +10,7 @@ from edge_dp.errors import InputError, MissingExtraError, SchemaError
 from edge_dp.training.teachers import registry
 from edge_dp.training.teachers.base import Camera, View
 from edge_dp.training.teachers.registry import TEACHERS, build_teacher
+from edge_dp.training.teachers.stereo_net import _believed
 
 from .analytic_networks import Matcher
 from .stereo_scenes import steps, views
@@ -124,3 +125,16 @@ def test_registry_and_option_classes_import_neither_torch_nor_an_engine():
         "print([m for m in ('torch', 'onnxruntime') if m in sys.modules])"
     )
     assert run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_stereo_net_looks_once_at_a_pair_whose_cameras_are_asked_about_each_other():
+    left, right, _ = steps()
+    forth = views(left, right)
+    _believed.cache_clear()
+    teacher = build_teacher("stereo_net", {})
+    first, back = teacher.estimate(forth), teacher.estimate(forth[::-1])
+    assert (_believed.cache_info().misses, _believed.cache_info().hits) == (2, 2)
+    _believed.cache_clear()
+    for kept, fresh in ((first, teacher.estimate(forth)), (back, build_teacher("stereo_net", {}).estimate(forth[::-1]))):
+        for name in ("disparity", "sigma", "valid"):
+            np.testing.assert_array_equal(getattr(kept, name), getattr(fresh, name))
