@@ -40,8 +40,17 @@ UNCHECKED_SGM = "sgm, without consistency check"
 # As in the shipped recipes, whose captures then serve all of its variants.
 _SGM = "teacher={name: sgm, options: {disparities: 64, block: 5, agreement: 1.0, sigma_floor: 0.4}}"
 _NET = "teacher={name: stereo_net}"
-_HARD = ("targets.sigma=none", "float_stage.loss={laplace_nll: 1.0, l1: 1.0}")
-_SPREAD = ("targets.sigma=label", "float_stage.loss={laplace_cross_entropy: 1.0, expected_l1: 1.0}")
+_GRADIENTS = "gradient_matching: 0.5"
+_HARD = (
+    "targets.sigma=none",
+    "targets.step_sigma=0",
+    f"float_stage.loss={{laplace_nll: 1.0, l1: 1.0, {_GRADIENTS}}}",
+)
+_SPREAD = (
+    "targets.sigma=label",
+    "targets.step_sigma=0.5",
+    f"float_stage.loss={{laplace_cross_entropy: 1.0, expected_l1: 1.0, {_GRADIENTS}}}",
+)
 _LABELS = ("targets.supervision=labels", "targets.use_mask=true", "labels.check=third_view")
 VARIANTS: dict[str, tuple[str, ...]] = {
     GROUND_TRUTH: ("targets.supervision=ground_truth", "targets.use_mask=false", *_HARD),
