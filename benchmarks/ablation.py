@@ -43,12 +43,10 @@ _NET = "teacher={name: stereo_net}"
 _GRADIENTS = "gradient_matching: 0.5"
 _HARD = (
     "targets.sigma=none",
-    "targets.step_sigma=0",
     f"float_stage.loss={{laplace_nll: 1.0, l1: 1.0, {_GRADIENTS}}}",
 )
 _SPREAD = (
     "targets.sigma=label",
-    "targets.step_sigma=0.5",
     f"float_stage.loss={{laplace_cross_entropy: 1.0, expected_l1: 1.0, {_GRADIENTS}}}",
 )
 _LABELS = ("targets.supervision=labels", "targets.use_mask=true", "labels.check=third_view")

@@ -59,20 +59,12 @@ class TargetRecipe:
     """``labels`` of the teacher, or the renderer's ``ground_truth``, to compare with."""
     sigma: str = "none"
     """``label``: losses see how sure the teacher is of each pixel; ``none``: all labels are equally hard."""
-    step_sigma: float = 0.0
-    """Beside depth steps, sigma grows by this share of the step: see ``edge_dp.training.labels.steps``."""
     use_mask: bool = True
     """Only pixels where the labels hold, also of the ground truth, so that both see the same pixels."""
 
     def __post_init__(self) -> None:
         _one_of("supervision", self.supervision, SUPERVISION)
         _one_of("sigma", self.sigma, SIGMAS)
-        if not 0.0 <= self.step_sigma < math.inf:
-            raise SchemaError(f"step_sigma: expected 0 or more, found {self.step_sigma}")
-        if self.step_sigma and self.sigma == "none":
-            raise SchemaError(
-                f"step_sigma: {self.step_sigma:g} contradicts sigma: none, which nothing is added to; set sigma: label"
-            )
         if self.supervision == "ground_truth" and self.sigma == "label":
             raise SchemaError(
                 "sigma: label contradicts supervision: ground_truth, which has no spread; set sigma: none"
@@ -94,7 +86,7 @@ class StageRecipe:
     learning_rate: float
     """The highest of the schedule."""
     kernel_rate: float | None = None
-    """As ``learning_rate``, of Muon for the convolutions' kernels, see ``edge_dp.training.loop.optimiser``; none: AdamW for all."""
+    """As ``learning_rate``, of Muon for convolutions' kernels (``edge_dp.training.loop.optimiser``); none: AdamW for all."""
     weight_decay: float = 1e-4
     schedule: str = "cosine"
     """``cosine`` or ``one_cycle``, see ``edge_dp.training.loop.schedule``."""

@@ -27,12 +27,12 @@ def inputs(bundle):
         (
             "executorch-int8",
             ("Convolution", "Fully Connected"),
-            21,
+            18,
         ),  # XNNPACK runs 1 x 1 convolutions as fully connected
-        ("executorch-fp32", ("Convolution", "Fully Connected"), 21),
-        ("tflite-int8", ("Convolution (NHWC, QC8)", "Convolution (NHWC, QS8)", "Fully Connected (NC, QS8"), 21),
-        ("tflite-fp32", ("Convolution (NHWC, F32)", "Fully Connected (NC, F32)"), 21),
-        ("onnx-int8", ("QLinearConv node_conv2d",), 21),  # others are parts of resizes
+        ("executorch-fp32", ("Convolution", "Fully Connected"), 18),
+        ("tflite-int8", ("Convolution (NHWC, QC8)", "Convolution (NHWC, QS8)", "Fully Connected (NC, QS8"), 18),
+        ("tflite-fp32", ("Convolution (NHWC, F32)", "Fully Connected (NC, F32)"), 18),
+        ("onnx-int8", ("QLinearConv node_conv2d",), 18),  # others are parts of resizes
     ],
 )
 def test_every_convolution_is_listed_with_its_time(bundle, inputs, artifact, kernels, convolutions):

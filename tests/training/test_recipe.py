@@ -97,8 +97,6 @@ CONTRADICTIONS = [
     ({"targets__supervision": "truth"}, "supervision: expected labels or ground_truth"),
     ({"targets__sigma": "teacher"}, "sigma: expected none or label"),
     ({"targets__supervision": "ground_truth", "targets__sigma": "label"}, "sigma: label contradicts supervision"),
-    ({"targets__step_sigma": 0.5}, "step_sigma: 0.5 contradicts sigma: none"),
-    ({"targets__step_sigma": -0.5, "targets__sigma": "label"}, "step_sigma: expected 0 or more, found -0.5"),
     ({"targets__use_mask": False}, "use_mask: false contradicts supervision: labels, .*set labels: check: none"),
     ({"data__labelled": ["x"], "data__simulated": "loop"}, "labelled contradicts simulated: loop"),
     ({"labels__check": "twice"}, "check: expected one of none, left_right, third_view, found 'twice'"),

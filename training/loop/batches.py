@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edge_dp.preprocessing import ExposureNormalisation
-from edge_dp.training.labels.steps import unsure_at_steps
 from edge_dp.training.loop.sources import Source
 from edge_dp.training.recipe import StageRecipe, TargetRecipe
 
@@ -82,14 +81,11 @@ class BatchMaker:
         target = captures.label if self.targets.supervision == "labels" else captures.truth
         known = np.isfinite(target)  # the truth of photographs is not
         mask = captures.mask & known if self.targets.use_mask else known
-        spread = captures.sigma
-        if self.targets.step_sigma:
-            spread = unsure_at_steps(captures.label, spread, captures.mask, self.targets.step_sigma)
         views = self._exposed(self._cut(captures.views, draws, size, 2).float(), [draw.scatter for draw in draws])
         for i, draw in enumerate(draws):
             if draw.blank is not None:
                 views[i] = torch.from_numpy(draw.blank).to(self.device)
-        label, sigma, valid = (self._cut(maps[:, None], draws, size, 1) for maps in (target, spread, mask))
+        label, sigma, valid = (self._cut(maps[:, None], draws, size, 1) for maps in (target, captures.sigma, mask))
         views = views.contiguous(memory_format=torch.channels_last)
         return Batch(views, label.float(), sigma.float(), valid)
 

@@ -23,8 +23,10 @@ _MOMENTUM = 0.95
 
 
 def optimiser(parameters: Sequence[nn.Parameter], recipe: StageRecipe) -> torch.optim.Optimizer:
-    """The stage's: AdamW, or Muon for kernels where the recipe gives their rate. Each group's ``per_rate`` is its rate per
-    ``learning_rate`` of the schedule."""
+    """The stage's: AdamW, or Muon for kernels where the recipe gives their rate.
+
+    Each of its groups has ``per_rate``, its rate in units of that of the schedule.
+    """
     if recipe.kernel_rate is None:
         groups: list[dict[str, Any]] = [{"params": list(parameters), "per_rate": 1.0}]
         return torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, fused=True)

@@ -41,15 +41,6 @@ def test_blank_views_keep_their_labels_and_the_rest_of_the_batch():
     assert_equal(draw(some_samples(), 64, blank_share=0.5), mixed)
 
 
-def test_sigma_grows_beside_steps_where_the_recipe_says_so_and_nothing_else_changes():
-    samples = some_samples()
-    plain = draw(samples, 4, targets=TargetRecipe(sigma="label"))
-    grown = draw(samples, 4, targets=TargetRecipe(sigma="label", step_sigma=0.5))
-    assert_equal(plain, grown, ("views", "label", "mask"))
-    assert (grown.sigma[grown.mask] > 2 * plain.sigma[plain.mask]).all()  # labels here are noise: every pixel is at a step
-    assert torch.equal(grown.sigma[~grown.mask], plain.sigma[~plain.mask])
-
-
 @pytest.mark.parametrize("disparity", [-2.5, 0.0, 1.75])
 def test_flipped_and_mirrored_batches_keep_the_disparity_and_its_sign(disparity):
     """Rendered planes, matched after the batch function has had its way with them."""

@@ -16,7 +16,9 @@ from .samples import Linear, stage
 
 def a_network(seed=0):
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Conv2d(2, 24, 3, bias=False), nn.BatchNorm2d(24), nn.Conv2d(24, 8, 3, bias=False), nn.Conv2d(8, 1, 1))
+    return nn.Sequential(
+        nn.Conv2d(2, 24, 3, bias=False), nn.BatchNorm2d(24), nn.Conv2d(24, 8, 3, bias=False), nn.Conv2d(8, 1, 1)
+    )
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1), st.floats(1e-4, 1e4))
@@ -97,5 +99,7 @@ def test_state_of_a_stage_by_muon_holds_the_moments_of_both(tmp_path):
     whole = Wide()
     run_stage(tmp_path, whole, kernel_rate=0.02)
     moments = {name for name in load_file(tmp_path / "float.safetensors") if name.startswith("optimiser/")}
-    assert {name for name in moments if name.startswith("optimiser/first.weight/")} == {"optimiser/first.weight/momentum"}
+    assert {name for name in moments if name.startswith("optimiser/first.weight/")} == {
+        "optimiser/first.weight/momentum"
+    }
     assert {"optimiser/first.bias/exp_avg", "optimiser/disparity.weight/exp_avg_sq"} <= moments

@@ -135,6 +135,9 @@ def test_stereo_net_looks_once_at_a_pair_whose_cameras_are_asked_about_each_othe
     first, back = teacher.estimate(forth), teacher.estimate(forth[::-1])
     assert (_believed.cache_info().misses, _believed.cache_info().hits) == (2, 2)
     _believed.cache_clear()
-    for kept, fresh in ((first, teacher.estimate(forth)), (back, build_teacher("stereo_net", {}).estimate(forth[::-1]))):
+    for kept, fresh in (
+        (first, teacher.estimate(forth)),
+        (back, build_teacher("stereo_net", {}).estimate(forth[::-1])),
+    ):
         for name in ("disparity", "sigma", "valid"):
             np.testing.assert_array_equal(getattr(kept, name), getattr(fresh, name))
