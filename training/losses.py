@@ -154,7 +154,7 @@ def affine_invariant_l1(disparity: Tensor, label: Tensor, mask: Tensor, mean: Me
 
 
 def gradient_matching(disparity: Tensor, label: Tensor, mask: Tensor, mean: Mean = masked_mean) -> Tensor:
-    """Mean over the mask of |dx e| + |dy e|, e = d - t, summed over four sizes, px: as even as the label, and with steps as sharp.
+    """Mean over the mask of |dx e| + |dy e|, e = d - t, summed over four sizes, px: as even as the label, steps as sharp.
 
     Each size is half the one before, of means over 2x2 px of what is known of them; a cell is known where half of it is. An error
     that a surface has everywhere costs nothing here, and one that varies over it costs at every size.

@@ -108,11 +108,11 @@ class DpDisparity(nn.Module):
         # 1x1: a kernel of one output channel costs as much as one of sixteen, so a 3x3 head would cost a level.
         self.disparity = nn.Conv2d(self.widths[_HEADS], 1, 1)
         self.confidence = nn.Conv2d(self.widths[_HEADS], 1, 1)
-        with (
-            torch.no_grad()
-        ):  # near 0, 5 px, everywhere: likelihoods divide by what it promises, and chance promises too much
-            self.confidence.weight.mul_(_SHY)
-            self.confidence.bias.zero_()
+        # It starts near 0, 5 px, everywhere: likelihoods divide by what it promises, and chance promises too much.
+        weight, bias = self.confidence.parameters()
+        with torch.no_grad():
+            weight.mul_(_SHY)
+            bias.zero_()
 
     @property
     def input_multiple(self) -> int:
