@@ -39,7 +39,7 @@ UNCHECKED_SGM = "sgm, without consistency check"
 
 # As in the shipped recipes, whose captures then serve all of its variants.
 _SGM = "teacher={name: sgm, options: {disparities: 64, block: 5, agreement: 1.0, sigma_floor: 0.4}}"
-_NET = "teacher={name: stereo_net}"
+_NET = "teacher={name: stereo_net, options: {precision: bf16}}"
 _GRADIENTS = "gradient_matching: 0.5"
 _HARD = (
     "targets.sigma=none",

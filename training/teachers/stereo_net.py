@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from edge_dp.errors import InputError, MissingExtraError
+from edge_dp.errors import InputError, MissingExtraError, SchemaError
 from edge_dp.training.teachers.base import Array, Estimate, Licence, View
 from edge_dp.training.teachers.pairs import Pair, check_disparity, grey, partner_difference
 
@@ -33,16 +33,26 @@ class StereoNetTeacher:
             from the second camera, or mistaken.
         weights: a file that ``edge_dp.training.teachers.stereo_training`` wrote; the shipped ones unless given.
         device: of torch, such as ``cpu`` or ``cuda``.
+        precision: ``bf16``: the volume is aggregated in bfloat16, as ``StereoNetwork`` says; disparity moves by less than a
+            hundredth of a px in the mean.
+
+    Raises:
+        SchemaError: no such precision.
     """
 
     disparities: int = 64
     agreement: float = 1.0
     weights: str | None = None
     device: str = "cpu"
+    precision: str = "fp32"
 
     name: ClassVar[str] = "stereo_net"
     licence: ClassVar[Licence] = Licence("Apache-2.0", "Apache-2.0", commercial=True)
     views: ClassVar[int | None] = 2
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("fp32", "bf16"):
+            raise SchemaError(f"precision: expected fp32 or bf16, found {self.precision!r}")
 
     def estimate(self, views: Sequence[View]) -> Estimate:
         """As ``Teacher``.
@@ -78,7 +88,7 @@ def _believed(teacher: StereoNetTeacher, *pair: tuple[bytes, tuple[int, ...], st
         torch.from_numpy(np.pad(grey(view), padding, mode="edge"))[None, None].to(teacher.device) for view in views
     ]
     with torch.inference_mode():
-        belief = network(*tensors, teacher.disparities)
+        belief = network(*tensors, teacher.disparities, aggregate_in_bf16=teacher.precision == "bf16")
         maps = [
             value[0, 0, :height, :width].float().cpu().numpy() for value in (belief.disparity, belief.log_sigma.exp())
         ]

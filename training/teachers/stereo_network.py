@@ -73,22 +73,26 @@ class StereoNetwork(nn.Module):
         self.upsampling = _ConvexUpsampling(2 * width, FINE)
         self.refinement = _Refinement(width)
 
-    def forward(self, left: Tensor, right: Tensor, disparities: int = 64) -> Belief:
+    def forward(self, left: Tensor, right: Tensor, disparities: int = 64, *, aggregate_in_bf16: bool = False) -> Belief:
         """Disparity of the left view.
 
         Args:
             left, right: (N, 1, H, W) light, gamma-encoded, H and W multiples of 4.
             disparities: the largest that is looked for, px.
+            aggregate_in_bf16: the convolutions over the volume by autocast. They are most of the work, and PyTorch has no fast
+                float32 ones for a single thread of a CPU.
         """
         left, right = normalised(left), normalised(right)
         half, quarter = self.encoder(left)
         with torch.no_grad():
             volume = matching_costs(left, right, -(-disparities // COARSE) + 1)
-        probability = self.aggregation(volume, quarter).softmax(dim=1)
+        with torch.autocast(left.device.type, torch.bfloat16, enabled=aggregate_in_bf16):
+            logits = self.aggregation(volume, quarter)
+        probability = logits.float().softmax(dim=1)
         coarse = self.upsampling(peak_mean(probability), quarter)
-        offsets, log_sigma, logits = self.refinement(left, right, half, coarse.detach(), _certainty(probability))
-        disparity = convex_upsample(coarse + _mean(offsets, OFFSETS), logits, FINE)
-        log_sigma = convex_upsample(log_sigma, logits, FINE).clamp(*_LOG_SIGMA)
+        offsets, log_sigma, weights = self.refinement(left, right, half, coarse.detach(), _certainty(probability))
+        disparity = convex_upsample(coarse + _mean(offsets, OFFSETS), weights, FINE)
+        log_sigma = convex_upsample(log_sigma, weights, FINE).clamp(*_LOG_SIGMA)
         return Belief(disparity, log_sigma, probability, coarse, offsets, half)
 
 

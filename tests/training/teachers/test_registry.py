@@ -141,3 +141,16 @@ def test_stereo_net_looks_once_at_a_pair_whose_cameras_are_asked_about_each_othe
     ):
         for name in ("disparity", "sigma", "valid"):
             np.testing.assert_array_equal(getattr(kept, name), getattr(fresh, name))
+
+
+def test_stereo_net_in_bfloat16_says_the_same_within_a_hundredth_of_a_pixel():
+    left, right, _ = steps()
+    exact, fast = (
+        build_teacher("stereo_net", {"precision": name}).estimate(views(left, right)) for name in ("fp32", "bf16")
+    )
+    assert (exact.valid == fast.valid).mean() > 0.995
+    both = exact.valid & fast.valid
+    assert 0 < np.abs(exact.disparity - fast.disparity)[both].max() < 0.1
+    assert np.abs(exact.disparity - fast.disparity)[both].mean() < 0.01
+    with pytest.raises(SchemaError, match="precision: expected fp32 or bf16, found 'fp16'"):
+        build_teacher("stereo_net", {"precision": "fp16"})
