@@ -166,10 +166,12 @@ def test_a_float_program_that_calls_itself_int8_is_refused(source, tmp_path):
 
 @pytest.mark.parametrize(("scale", "zero_point"), [(1.001, 0), (1.0, 1)], ids=["scale", "zero point"])
 def test_quantisation_other_than_the_trained_one_is_refused(source, tmp_path, scale, zero_point):
-    """A toolchain that derives a scale anew: here the last activation is not the one that the table has."""
-    *others, last = source.quantised.ranges
-    moved = replace(last, scale=last.scale * scale, zero_point=last.zero_point + zero_point)
-    wrong = replace(source, graphs=replace(source.quantised, ranges=(*others, moved)))
+    """A toolchain that derives a scale anew: here the last activation, and what doubles it, are not those that the table has."""
+    *others, head, doubled = source.quantised.ranges
+    moved = (
+        replace(entry, scale=entry.scale * scale, zero_point=entry.zero_point + zero_point) for entry in (head, doubled)
+    )
+    wrong = replace(source, graphs=replace(source.quantised, ranges=(*others, *moved)))
     with pytest.raises(
         ExportError, match="onnx int8: expected the trained quantisation, found an activation with scale"
     ):
@@ -192,7 +194,7 @@ def test_another_size_keeps_the_quantisation(tmp_path):
         ({"precision": ["int4"]}, "int4: no such precision"),
         ({"formats": ["onnx"], "precision": ["w8a8"]}, "w8a8: no such precision; onnx have fp16, fp32, int8"),
         ({"size": (100, 128)}, r"multiples of 32, found \(1, 2, 100, 128\)"),
-        ({"checkpoint": "nobody"}, "nobody: no checkpoint there .* shipped: dp_disparity_s"),
+        ({"checkpoint": "nobody"}, "nobody: no checkpoint there .* shipped: dp_disparity_m, dp_disparity_s"),
     ],
 )
 def test_wrong_requests_are_refused_before_any_work(tmp_path, arguments, words):

@@ -39,6 +39,7 @@ def same_numbers_in_every_run():
 def small_network(seed=0):
     torch.manual_seed(seed)
     network = DpDisparity((8, 12, 16), (1, 1, 1))
+    network.confidence.reset_parameters()  # of the size of the others, as after training
     for _ in range(3):
         network(torch.rand(2, 2, 32, 32))
     network.eval()
