@@ -1,9 +1,12 @@
+import dataclasses
+import json
 import math
 
 import pytest
 import yaml
 
 from edge_dp.errors import InputError, SchemaError
+from edge_dp.models.checkpoint import read_checkpoint, shipped_checkpoints
 from edge_dp.models.registry import STUDENTS, build_student
 from edge_dp.simulation.capture import SimulationConfig
 from edge_dp.training.recipe import RECIPES, read_recipe
@@ -39,6 +42,12 @@ def test_shipped_recipe_is_read_by_name_and_trains_a_known_student(path):
         assert 2 + recipe.data.simulation.rig_gain * (high - low) < recipe.teacher.options["disparities"]
     if recipe.quantised_stage is not None:
         assert 0 < recipe.quantised_stage.observe_steps < recipe.quantised_stage.steps
+
+
+@pytest.mark.parametrize("name", shipped_checkpoints())
+def test_shipped_weights_were_trained_by_the_shipped_recipe(name):
+    used = read_checkpoint(name).training["recipe"]
+    assert used == json.loads(json.dumps(dataclasses.asdict(read_recipe(name))))
 
 
 def test_recipe_is_read_with_its_nested_settings(tmp_path):
