@@ -157,6 +157,15 @@ def test_mean_and_sigma_are_the_moments_of_all_that_agrees():
     np.testing.assert_allclose(middle[1], expected, rtol=1e-6)
 
 
+def test_a_disparity_of_zero_has_a_sigma():
+    """Points at infinity, which some teachers see and which every camera confirms."""
+    teacher = Says({(0, 1): 0.0, (0, 2): 0.0, (1, 0): 0.0, (2, 0): 0.0}, sigma=0.25)
+    for check in ("left_right", "third_view"):
+        depth = look(rig((0, 0), (1, 0), (2, 0)), teacher, check=check)
+        assert depth.valid[:, 4:-4].all() and (depth.inverse_depth[depth.valid] == 0).all()
+        assert np.isfinite(depth.sigma[depth.valid]).all() and (depth.sigma[depth.valid] > 0).all()
+
+
 def test_checks_ask_the_views_that_they_name():
     views = rig((0, 0), (1, 0), (-1, 0))
     lonely = Says({(0, 1): 10.0, (0, -1): 14.0, (1, 0): 10.0, (-1, 0): 20.0})

@@ -126,7 +126,8 @@ def reproject(
         reach = _reach(camera, other_camera)
         allowed = _allowed_difference(back[2], config, scale, reach)
         confirmed = (distance < config.reprojection_px) & (difference < allowed)
-        sigma = sigma * np.abs(back[2] / inverse)
+        # Sigma scales as inverse depth does, and not at all where that is 0: points at infinity are there for every camera.
+        sigma = sigma * np.where(inverse == 0, 1.0, np.abs(back[2] / inverse))
         through = there[2] - inverse > np.maximum(allowed, config.reprojection_px / reach)
     return _where(confirmed, DepthMap(back[2].astype(np.float32), sigma.astype(np.float32))), through
 
