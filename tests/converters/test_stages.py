@@ -284,7 +284,7 @@ def test_stages_of_the_shipped_student(student):
     for output, spec in zip(stages.outputs, bundle.manifest.outputs, strict=True):
         assert output == spec.name
         assert rows["rewritten"].statistics[output].max_abs < spec.scale  # biases on grids, nothing else
-        assert rows["converted"].statistics[output].p99_steps < 4  # ties of the five resizes go up, one after another
+        assert rows["converted"].statistics[output].p99_steps < 2.001  # ties of the resizes go up
         assert rows["onnx-int8"].statistics[output].p99_steps < 4  # interpolates in float
         assert rows["onnx-fp32"].statistics[output].max_abs < 1e-4
         assert stages.worst(output).stage == "fake_quantised"

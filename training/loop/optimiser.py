@@ -36,8 +36,8 @@ def optimiser(parameters: Sequence[nn.Parameter], recipe: StageRecipe) -> torch.
 class Muon(torch.optim.Optimizer):
     """Muon for kernels of more than one output channel, AdamW for everything else: heads, biases, batch-norms.
 
-    With Nesterov's momentum, and a rate that grows as the square root of rows per column where there are more rows. Kernels
-    have no weight decay: batch-norm follows them.
+    With Nesterov's momentum, whatever the schedule says of AdamW's, and a rate that grows as the square root of rows per column
+    where there are more rows. Kernels have no weight decay: batch-norm follows them.
 
     Args:
         parameters: all of them.
@@ -61,7 +61,10 @@ class Muon(torch.optim.Optimizer):
         for kernel in group["params"]:
             if kernel.grad is None:
                 continue
-            momentum = self.state[kernel].setdefault("momentum", torch.zeros_like(kernel))
+            state = self.state[kernel]
+            if "momentum" not in state:
+                state["momentum"] = torch.zeros_like(kernel)
+            momentum = state["momentum"]
             momentum.lerp_(kernel.grad, 1.0 - _MOMENTUM)
             matrix = kernel.grad.lerp(momentum, _MOMENTUM).flatten(1)
             rate = group["lr"] * math.sqrt(max(1.0, matrix.shape[0] / matrix.shape[1]))

@@ -1,6 +1,6 @@
 """The complete state of a stage as one file, written whole or not at all: a full disk or a kill leaves the one before it.
 
-module/, average/, optimiser/NAME/   tensors: weights, their moving average, AdamW's moments
+module/, average/, optimiser/NAME/   tensors: weights, their moving average, the optimiser's moments
 random/                              states of PyTorch's, NumPy's and Python's global generators
 metadata                             the number of steps done, which is also the position in the data
 """
