@@ -143,12 +143,14 @@ def _quantised(
 
     device = loop.processes.device
     prepared = qat.prepare(student, (torch.zeros(shape, device=device),)).to(device)
-    with contextlib.ExitStack() as noise:
+    with contextlib.ExitStack() as noise, contextlib.ExitStack() as observation:
+        observation.enter_context(qat.quantile_ranges(prepared, stage.range_quantile))
 
         def after(step: int) -> None:
             if step <= stage.observe_steps:
                 loop.processes.share_ranges(prepared)
             if step == stage.observe_steps:
+                observation.close()
                 qat.freeze_ranges(prepared)
                 qat.set_output_ranges(prepared, _output_limits(loop.recipe))
                 noise.enter_context(qat.rounding_noise(prepared, stage.rounding_noise))

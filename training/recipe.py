@@ -143,6 +143,8 @@ class QuantisedStageRecipe(StageRecipe):
 
     observe_steps: int
     """Steps until the activations' ranges are frozen."""
+    range_quantile: float = 1.0
+    """Of an activation's values in a batch, where its range ends; 1: at the extremes, so that nothing is cut."""
     rounding_noise: float = 0.0
     """Once ranges are frozen: half-width of uniform noise on activations, quantisation steps."""
 
@@ -154,6 +156,8 @@ class QuantisedStageRecipe(StageRecipe):
             raise SchemaError(
                 f"observe_steps must be at least 1: ranges are frozen after it; found {self.observe_steps}"
             )
+        if not 0.5 < self.range_quantile <= 1.0:
+            raise SchemaError(f"range_quantile must be more than 0.5 and at most 1, found {self.range_quantile}")
         if self.rounding_noise < 0:
             raise SchemaError(f"rounding_noise must not be negative, found {self.rounding_noise}")
 

@@ -1,12 +1,22 @@
 """The quantiser's rules one at a time, on a convolution and what follows it."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
 from scipy.signal import correlate
 from torch import nn
 
-from edge_dp.quantization.qat import convert, freeze_ranges, prepare, read_ranges, rounding_noise, snap_biases
+from edge_dp.quantization.qat import (
+    convert,
+    freeze_ranges,
+    prepare,
+    quantile_ranges,
+    read_ranges,
+    rounding_noise,
+    snap_biases,
+)
 
 SHAPE = (1, 2, 32, 32)
 
@@ -76,6 +86,47 @@ def test_observing_goes_on_until_ranges_are_frozen():
     assert read_ranges(prepared) == frozen
     freeze_ranges(prepared)
     assert read_ranges(prepared) == frozen
+
+
+def test_ranges_may_end_at_quantiles_of_each_batch_instead_of_its_extremes():
+    """Of heavy-tailed values, against numpy's quantiles; a batch later a hundredth of the way to that one's."""
+    prepared = prepare(Block(nn.ReLU()).eval(), (torch.zeros((1, 2, 192, 192)),))
+    views = torch.distributions.StudentT(2.0).sample((1, 2, 192, 192))
+    low, high = np.quantile(views.numpy(), [0.01, 0.99])
+    with quantile_ranges(prepared, 0.99):
+        prepared(views)
+        prepared(3 * views)
+    freeze_ranges(prepared)
+    entry = read_ranges(prepared)[0]
+    assert entry.scale == pytest.approx(1.02 * (high - low) / 255, rel=0.2)  # each is told by forty values
+    assert entry.zero_point == pytest.approx(-128 - 1.02 * low / entry.scale, abs=20)
+    assert views.abs().max() > 5 * high  # what an extreme would have made of it
+    before = read_ranges(prepared)
+    prepared(9 * views)
+    assert read_ranges(prepared) == before
+
+
+def test_quantile_of_one_is_the_extremes():
+    found = []
+    for quantile in (None, 1.0):
+        prepared = prepare(Block(nn.ReLU()).eval(), (torch.zeros(SHAPE),))
+        torch.manual_seed(5)
+        with quantile_ranges(prepared, quantile) if quantile else contextlib.nullcontext():
+            for _ in range(3):
+                prepared(torch.randn(SHAPE))
+        freeze_ranges(prepared)
+        found.append(read_ranges(prepared)[0])
+    assert found[0] == found[1]
+
+
+def test_observation_goes_back_to_extremes_after_the_block():
+    prepared = prepare(Block(nn.ReLU()).eval(), (torch.zeros(SHAPE),))
+    with quantile_ranges(prepared, 0.9):
+        prepared(torch.rand(SHAPE))
+    narrow = read_ranges(prepared)[0].scale
+    for _ in range(100):
+        prepared(9 * torch.rand(SHAPE))
+    assert read_ranges(prepared)[0].scale > 3 * narrow
 
 
 def test_rounding_noise_moves_activations_by_a_step_at_most_and_ends_with_its_block():

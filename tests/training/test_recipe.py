@@ -102,6 +102,7 @@ CONTRADICTIONS = [
     ({"float_stage__loss": {"l1": 0.0}}, "l1: expected a weight above 0"),
     ({"float_stage__loss": {}}, "expected at least one that compares with the label, found none"),
     ({"float_stage__loss": {"edge_aware_smoothness": 1.0}}, "compares with the label, found edge_aware_smoothness"),
+    ({"quantised_stage__range_quantile": 0.5}, "range_quantile must be more than 0.5 and at most 1, found 0.5"),
     ({"quantised_stage__rounding_noise": -0.5}, "rounding_noise must not be negative"),
     ({"targets__supervision": "truth"}, "supervision: expected labels or ground_truth"),
     ({"targets__sigma": "teacher"}, "sigma: expected none or label"),
