@@ -19,6 +19,7 @@ from edge_dp.models.confidence import B_MAX, LOG_RATIO
 _FLAT = 1e-12  # px^2: variance of a prediction that says nothing
 _HARD = 1e-6  # px: the spread of a label that has none
 _SIZES = 4  # that gradients are compared at
+_STRAIGHT_FROM = 2.0  # px: where Huber's parabola ends
 
 Mean = Callable[[Tensor, Tensor], Tensor]
 """Gives the mean of a map (N, 1, H, W) over a mask of its shape; 0 where the mask is empty."""
@@ -130,6 +131,18 @@ def l1(disparity: Tensor, label: Tensor, mask: Tensor, mean: Mean = masked_mean)
     """Mean of |d - t| over the mask, px."""
     disparity, label = _within(mask, disparity, label)
     return mean((disparity - label).abs(), mask)
+
+
+def huber(disparity: Tensor, label: Tensor, mask: Tensor, mean: Mean = masked_mean) -> Tensor:
+    """Mean over the mask of e^2 / 2 for |e| = |d - t| up to 2 px and 2 (|e| - 1) beyond, px^2.
+
+    Where the label can only be guessed, ``l1`` is least at its median, far off whenever it is wrong, and squares are least at
+    its mean. What a square error counts, AI(2) or the error of depth beside edges, is better for some of both.
+
+    Source: Huber, "Robust Estimation of a Location Parameter", 1964.
+    """
+    disparity, label = _within(mask, disparity, label)
+    return mean(functional.huber_loss(disparity, label, reduction="none", delta=_STRAIGHT_FROM), mask)
 
 
 def affine_invariant_l1(disparity: Tensor, label: Tensor, mask: Tensor, mean: Mean = masked_mean) -> Tensor:

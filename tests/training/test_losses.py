@@ -17,6 +17,7 @@ from edge_dp.training.losses import (
     gaussian_kl,
     gaussian_nll,
     gradient_matching,
+    huber,
     l1,
     laplace_cross_entropy,
     laplace_nll,
@@ -259,12 +260,25 @@ def test_gradient_matching_forgives_an_offset_and_nothing_else(offset):
     assert gradient_matching(label + 0.1 * ramp, label, mask).item() == pytest.approx(0.1 * (1 + 2 + 4 + 8), rel=1e-9)
 
 
+@pytest.mark.parametrize("gap", [0.5, 3.0, 30.0])
+def test_huber_is_least_between_a_guess_s_two_outcomes_and_l1_at_the_likelier(gap):
+    """A label that is 0 in two of three captures and ``gap`` in the third: the mean while that is near, 1 px when it is far."""
+    label = torch.tensor([0.0, 0.0, gap], dtype=torch.float64).reshape(3, 1, 1, 1)
+    everywhere = torch.ones_like(label, dtype=torch.bool)
+    best = [
+        minimize_scalar(lambda d, f=f: f(torch.full_like(label, d), label, everywhere).item(), bounds=(-1, 31)).x
+        for f in (huber, l1)
+    ]
+    assert best == pytest.approx([min(gap / 3, 1.0), 0.0], abs=1e-2)
+
+
 LOSSES = {
     "gradient_matching": lambda d, s, t, m: gradient_matching(d, t, m) + 0 * s.nan_to_num().sum(),
     "laplace_nll": laplace_nll,
     "gaussian_nll": gaussian_nll,
     "gaussian_kl": lambda d, s, t, m: gaussian_kl(d, s, t, t.abs() + 0.1, m),
     "l1": lambda d, s, t, m: l1(d, t, m) + 0 * s.nan_to_num().sum(),
+    "huber": lambda d, s, t, m: huber(d, t, m) + 0 * s.nan_to_num().sum(),
     "affine_invariant_l1": lambda d, s, t, m: affine_invariant_l1(d, t, m) + 0 * s.nan_to_num().sum(),
     "edge_aware_smoothness": lambda d, s, t, m: edge_aware_smoothness(d, t.nan_to_num(), m) + 0 * s.nan_to_num().sum(),
 }

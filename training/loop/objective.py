@@ -38,6 +38,7 @@ LOSSES: dict[str, LossEntry] = {
     name: LossEntry(name, inputs, f"edge_dp.training.losses:{name}")
     for name, inputs in (
         ("l1", ("disparity", "label")),
+        ("huber", ("disparity", "label")),
         ("laplace_nll", ("disparity", "confidence", "label")),
         ("expected_l1", ("disparity", "label", "label_sigma")),
         ("laplace_cross_entropy", ("disparity", "confidence", "label", "label_sigma")),

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from scipy.special import huber
 
 from edge_dp.models.confidence import expected_error
 from edge_dp.training import losses
@@ -42,6 +43,7 @@ def test_single_loss_is_that_of_its_maps(name):
     error, chosen = (disparity - batch.label).abs().numpy(), batch.mask.numpy()
     pixels = {
         "l1": error,
+        "huber": huber(2.0, error),
         "laplace_nll": -stats.laplace(scale=b).logpdf(error),
         "gaussian_nll": -stats.norm(scale=b * math.sqrt(2)).logpdf(error),
     }
