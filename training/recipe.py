@@ -103,6 +103,10 @@ class StageRecipe:
     loss: dict[str, float] = field(default_factory=lambda: {"laplace_nll": 1.0, "l1": 1.0})
     """Weights of the losses by name, see ``edge_dp.training.loop.objective``."""
 
+    def blank_share_at(self, step: int) -> float:
+        """The share in the batch of ``step``."""
+        return self.blank_share
+
     def __post_init__(self) -> None:
         if not 0.0 <= self.blank_share <= 1.0:
             raise SchemaError(f"blank_share must be from 0 to 1, found {self.blank_share}")
@@ -147,6 +151,10 @@ class QuantisedStageRecipe(StageRecipe):
     """Of an activation's values in a batch, where its range ends; 1: at the extremes, so that nothing is cut."""
     rounding_noise: float = 0.0
     """Once ranges are frozen: half-width of uniform noise on activations, quantisation steps."""
+
+    def blank_share_at(self, step: int) -> float:
+        """None while ranges are observed: what blank views make of the first layers is wild, and no scene needs it resolved."""
+        return self.blank_share if step >= self.observe_steps else 0.0
 
     def __post_init__(self) -> None:
         StageRecipe.__post_init__(self)

@@ -71,12 +71,15 @@ class BatchMaker:
     def __call__(self, stage: int, step: int, recipe: StageRecipe, share: range) -> Batch:
         """Captures ``share`` of the batch of one step.
 
-        A share ``recipe.blank_share`` of the captures has views that give way to noise or constants while their labels stay.
+        A share ``recipe.blank_share_at(step)`` of the captures has views of noise or constants in place of theirs; labels stay.
         Where nothing can be matched the network then learns to expect the middle of all disparities, and to be unsure,
         instead of guessing wildly; a guess is what small differences in rounding disturb most.
         """
         size = recipe.crop or self.source.size
-        draws = [self._draw(np.random.default_rng([self.seed, stage, step, i]), recipe, size) for i in share]
+        draws = [
+            self._draw(np.random.default_rng([self.seed, stage, step, i]), size, recipe.blank_share_at(step))
+            for i in share
+        ]
         captures = self.source.captures([draw.number for draw in draws])
         target = captures.label if self.targets.supervision == "labels" else captures.truth
         known = np.isfinite(target)  # the truth of photographs is not
@@ -89,14 +92,14 @@ class BatchMaker:
         views = views.contiguous(memory_format=torch.channels_last)
         return Batch(views, label.float(), sigma.float(), valid)
 
-    def _draw(self, rng: np.random.Generator, recipe: StageRecipe, size: tuple[int, int]) -> _Draw:
+    def _draw(self, rng: np.random.Generator, size: tuple[int, int], blank_share: float) -> _Draw:
         number = int(rng.choice(self.source.usable))
         upside_down, mirrored = (bool(rng.uniform() < 0.5) for _ in range(2))
         scatter = float(np.exp(rng.uniform(-_EXPOSURE, _EXPOSURE)))
         row, column = (
             int(rng.integers((whole - side) // 2 + 1)) for whole, side in zip(self.source.size, size, strict=True)
         )
-        blank = _blank(rng, (2, *size)) if rng.uniform() < recipe.blank_share else None
+        blank = _blank(rng, (2, *size)) if rng.uniform() < blank_share else None
         return _Draw(number, upside_down, mirrored, scatter, (row, column), blank)
 
     def _cut(self, maps: NDArray[np.generic], draws: list[_Draw], size: tuple[int, int], scale: int) -> Tensor:

@@ -15,7 +15,7 @@ from edge_dp.simulation.scenes import Layer, Scene
 from edge_dp.training.labels import Samples
 from edge_dp.training.loop.batches import Ahead
 from edge_dp.training.loop.sources import InMemory
-from edge_dp.training.recipe import TargetRecipe
+from edge_dp.training.recipe import QuantisedStageRecipe, TargetRecipe
 
 from .samples import draw, maker, some_samples, stage
 
@@ -39,6 +39,14 @@ def test_blank_views_keep_their_labels_and_the_rest_of_the_batch():
     everything = draw(some_samples(), 64, blank_share=1.0).views
     assert (everything != plain.views).flatten(1).any(1).all()
     assert_equal(draw(some_samples(), 64, blank_share=0.5), mixed)
+
+
+def test_no_views_are_blank_while_ranges_are_observed():
+    recipe = QuantisedStageRecipe(steps=20, batch=32, learning_rate=0.01, observe_steps=5, blank_share=0.5)
+    make, without = maker(some_samples()), dataclasses.replace(recipe, blank_share=0.0)
+    for step, is_any_blank in ((0, False), (4, False), (5, True)):
+        views, plain = (make(1, step, one, range(32)).views for one in (recipe, without))
+        assert (views != plain).any().item() is is_any_blank
 
 
 @pytest.mark.parametrize("disparity", [-2.5, 0.0, 1.75])
