@@ -60,7 +60,8 @@ def test_xnnpack_equals_the_integer_reference_and_onnx_runtime_differs_in_ties(b
     for artifact in ("executorch-int8", "tflite-int8"):
         for output in ("disparity", "confidence"):
             assert equal[artifact, output, "reference"] == 100
-            # PyTorch's graph alone breaks ties otherwise: how often that shows is the student's, how far it goes is not.
+            # PyTorch's graph alone breaks ties otherwise: how often that shows depends on the student.
+            assert equal[artifact, output, "converted"] > (90 if output == "disparity" else 78)
             assert within_two_steps[artifact, output, "converted"] >= (100 if output == "disparity" else 99.9)
     assert equal["onnx-int8", "disparity", "reference"] < 90
     operations = {row[0]: float(row[2]) for row in rows if len(row) == 5}

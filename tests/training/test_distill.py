@@ -30,7 +30,9 @@ RECIPE = Recipe(
     seed=3,
     data=DataRecipe(40, HELD_OUT, simulation=SimulationConfig(SCENES)),
     float_stage=FloatStageRecipe(steps=40, batch=4, learning_rate=2e-2, ema=0.5),
-    quantised_stage=QuantisedStageRecipe(steps=12, batch=4, learning_rate=5e-4, observe_steps=7, rounding_noise=0.5),
+    quantised_stage=QuantisedStageRecipe(
+        steps=12, batch=4, learning_rate=5e-4, observe_steps=7, range_quantile=0.99, rounding_noise=0.5
+    ),
     log=LogRecipe(every=4, pictures_every=10),
     save_every=5,
 )

@@ -102,7 +102,8 @@ class Processes:
     def share_ranges(self, prepared: nn.Module) -> None:
         """Make the observed range of each activation that of the batch of all processes; call after each observed step.
 
-        A moving average of least values follows the least of them: taking the least of the averages is the same.
+        A moving average of least values follows the least of them: taking the least of the averages is the same. Where ranges end
+        at quantiles it is the widest of the processes' own, nearly that of the batch.
         """
         if self.count == 1:
             return
