@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_dp.bundle.manifest import Artifact, Bundle, read_bundle
-from edge_dp.data.images import light_of_levels, match_views, to_sample_orientation
+from edge_dp.data.images import correct_field, light_of_levels, match_views
 from edge_dp.data.sample import DpSample
 from edge_dp.errors import InputError, MissingExtraError
 from edge_dp.models.confidence import expected_error
@@ -36,13 +36,9 @@ class _Lens:
     focus_m: float
     samples_per_px: float
 
-    def depth(self, disparity: Map) -> Map:
-        alpha = None
-        if self.sensor.alpha_field is not None:
-            shape = disparity.shape[::-1] if self.sensor.dp_axis == "y" else disparity.shape
-            alpha = to_sample_orientation(self.sensor.alpha_over_field(*shape), self.sensor)
-        samples = disparity * np.float32(self.samples_per_px)
-        return disparity_to_depth(samples, self.sensor, self.focus_m, alpha).astype(np.float32, copy=False)
+    def depth(self, corrected: Map) -> Map:
+        samples = corrected * np.float32(self.samples_per_px)
+        return disparity_to_depth(samples, self.sensor, self.focus_m).astype(np.float32, copy=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,12 +54,22 @@ class Prediction:
     size: tuple[int, int]
     outputs: Tensors
     _student: Student
+    _sensor: SensorProfile | None
     _lens: _Lens | None
 
     @cached_property
     def disparity(self) -> Map:
         """(H, W) px of the capture, left(x) = right(x + d), positive farther than the focus plane."""
         return self._student.disparity(self.outputs, *self.size)
+
+    @cached_property
+    def corrected_disparity(self) -> Map:
+        """(H, W) px: as a lens equally strong all over the field would show it, so that it is affine in inverse depth.
+
+        As ``edge_dp.data.correct_field`` by the profile of the sensor, of whose field the views show all; the disparity itself
+        where no profile says how the sensor's strength varies.
+        """
+        return self.disparity.copy() if self._sensor is None else correct_field(self.disparity, self._sensor)
 
     @cached_property
     def confidence(self) -> Map:
@@ -84,7 +90,7 @@ class Prediction:
         Raises:
             OpticsError: a focus distance within the focal length.
         """
-        return None if self._lens is None else self._lens.depth(self.disparity)
+        return None if self._lens is None else self._lens.depth(self.corrected_disparity)
 
 
 class Predictor:
@@ -181,7 +187,7 @@ class Predictor:
             self._student.fill(self._buffer, *views, name)
             outputs = self.engine.infer({INPUT: self._buffer})
         height, width = views[0].shape[-2:]
-        return Prediction((height, width), outputs, self._student, lens)
+        return Prediction((height, width), outputs, self._student, of_capture if lens is None else lens.sensor, lens)
 
     def _views(
         self, left: DpSample | NDArray[Any], right: NDArray[Any] | None, sensor: SensorProfile | None

@@ -9,7 +9,8 @@ SUMMARY = "disparity of one capture: two view files in, PFM, 16-bit PNG and a pr
 DESCRIPTION = (
     "Read the two views of a dual-pixel capture, run one artifact of a bundle on them, and write the disparity at the "
     "capture's size: disparity.pfm (float px), disparity.png (16 bit) and disparity_preview.png, "
-    "the expected error as PFM, and depth in metres where the focus is known."
+    "the expected error as PFM, the disparity corrected for the sensor's field where its profile knows that, and depth in metres "
+    "where the focus is known too."
 )
 
 
@@ -61,6 +62,9 @@ def call(options: argparse.Namespace) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     files = [*write_disparity(options.out, disparity), options.out / "expected_error.pfm"]
     write_pfm(files[-1], to_sensor_orientation(prediction.expected_error, sensor))
+    if sensor.alpha_field is not None:
+        files.append(options.out / "corrected_disparity.pfm")
+        write_pfm(files[-1], to_sensor_orientation(prediction.corrected_disparity, sensor))
     if prediction.depth is not None:
         files.append(options.out / "depth.pfm")
         write_pfm(files[-1], to_sensor_orientation(prediction.depth, sensor))

@@ -141,6 +141,7 @@ def _fit(options: argparse.Namespace) -> int:
     from edge_dp.errors import InputError
     from edge_dp.files import json_dump
     from edge_dp.sensors import SensorProfile, load_sensor
+    from edge_dp.sensors.fit_psf import alpha_field_of
 
     known_depth = (options.captures is not None) + (options.dataset is not None)
     kernels = (options.kernels is not None) + (options.dot_chart is not None)
@@ -157,6 +158,9 @@ def _fit(options: argparse.Namespace) -> int:
     if kernels:
         psf, source = _fit_kernels(options, base)
         sensor = replace(sensor, psf=psf, sources=sensor.sources | {"psf": source})
+        if fit is None:  # captures of several depths tell more of it
+            varies = {"alpha_field": f"{source} Distance of the centroids, over its mean."}
+            sensor = replace(sensor, alpha_field=alpha_field_of(psf), sources=sensor.sources | varies)
     data = replace(sensor, name=options.name or options.out.stem).to_dict()
     SensorProfile.from_dict(data, str(options.out))
     json_dump(data, options.out)

@@ -153,6 +153,25 @@ def to_sensor_orientation(array: NDArray[Scalar], sensor: SensorProfile) -> NDAr
     return np.ascontiguousarray(np.rot90(array, -1, (-2, -1))) if sensor.dp_axis == "y" else array
 
 
+def correct_field(disparity: Array, sensor: SensorProfile) -> Array:
+    """Disparity that a lens equally strong all over the field would show: affine in inverse depth, which the raw one is not.
+
+    Off the axis the lens vignettes the outer halves of the aperture, the centroids of the views come closer, and the same
+    defocus shows less disparity: d_corrected = d / s(x, y), where s is the profile's ``alpha_field``, with mean 1.
+
+    Args:
+        disparity: (H, W) px, in the orientation of a sample, of views that show the field of the profile.
+
+    Returns:
+        (H, W) px, float32, a fresh array: ``disparity`` again where the profile does not say how its strength varies.
+    """
+    if sensor.alpha_field is None:
+        return disparity.copy()
+    shape = disparity.shape[::-1] if sensor.dp_axis == "y" else disparity.shape
+    strength = to_sample_orientation(sensor.alpha_field.sample(*shape), sensor)
+    return np.asarray(disparity / strength, np.float32)
+
+
 def read_raw(path: str | Path) -> NDArray[Any]:
     """An image file as stored: (H, W) or (H, W, C) in BGR order, the file's dtype, EXIF orientation left alone.
 

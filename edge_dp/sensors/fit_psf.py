@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from edge_dp.errors import InputError
 from edge_dp.optics.field_psf import aperture_light, centroids, checked_kernels, fit_into
-from edge_dp.sensors.psf_field import LocalPsf, PsfField, polynomial_terms, term_count
+from edge_dp.sensors.profile import FieldPolynomial
+from edge_dp.sensors.psf_field import LocalPsf, PsfField, degree_of, polynomial_terms, term_count
 
 Plane = NDArray[np.float64]
 
@@ -103,6 +104,19 @@ def fit_psf_field(
         shared=tuple(aperture[:half]),
         split=tuple(aperture[half:]),
     )
+
+
+def alpha_field_of(psf: PsfField) -> FieldPolynomial:
+    """How alpha varies over the field, mean 1: as the distance of the centroids, since one defocus was measured everywhere."""
+    degree = degree_of(len(psf.disparity_px))
+    rows = np.zeros((degree + 1, degree + 1))
+    terms = iter(psf.disparity_px)
+    for total in range(degree + 1):
+        for j in range(total + 1):
+            rows[j, total - j] = next(terms)
+    even = np.array([0.0 if i % 2 else 1 / (i + 1) for i in range(degree + 1)])  # means of x**i over -1..1
+    rows /= even @ rows @ even
+    return FieldPolynomial(tuple(tuple(round(float(value), _DIGITS) for value in row) for row in rows), psf.field_px)
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,6 +122,7 @@ class SensorProfile:
         for field, build in _BUILD.items():
             if data.get(field) is not None:
                 values[field] = build(data[field])
+        _check_strength(values["alpha_field"], where)
         if data.get("psf") is not None:
             values["psf"] = PsfField.from_dict(data["psf"], f"{where}: psf")
         return cls(**values)
@@ -225,6 +226,15 @@ def _check_levels(data: dict[str, Any], where: str) -> None:
             f"{where}: white_level: expected above black_level {black} and at most {highest} ({data['dtype']}), found "
             f"{white}. Correct it."
         )
+
+
+def _check_strength(field: FieldPolynomial | None, where: str) -> None:
+    if field is None or (lowest := float(field.sample(64, 64).min())) > 0:
+        return
+    raise SchemaError(
+        f"{where}: alpha_field: expected above 0 all over the field, found {lowest:.3g}: the views would not differ there, or "
+        "change places. Correct it."
+    )
 
 
 _Check = tuple[str, Callable[[Any], bool]]

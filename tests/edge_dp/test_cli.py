@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -65,6 +66,14 @@ def test_run_writes_disparity_in_three_forms(run, tmp_path, capsys):
     assert cv2.imread(str(tmp_path / "out/disparity_preview.png")).shape == (384, 512, 3)
     assert (read_pfm(tmp_path / "out/expected_error.pfm") > 0).all()
     assert "positive is farther than focus" in capsys.readouterr().out
+    assert (tmp_path / "out/corrected_disparity.pfm").is_file()
+
+
+def test_run_corrects_for_no_field_that_is_unknown(run, tmp_path):
+    sensor = replace(load_sensor("pixel4"), alpha_field=None)
+    (tmp_path / "even.json").write_text(json.dumps(sensor.to_dict()))
+    assert run(sensor=tmp_path / "even.json") == 0
+    assert not (tmp_path / "out/corrected_disparity.pfm").exists()
 
 
 def test_run_writes_depth_where_the_focus_is_known(run, tmp_path, capsys):
@@ -73,15 +82,19 @@ def test_run_writes_depth_where_the_focus_is_known(run, tmp_path, capsys):
     depth, disparity = read_pfm(tmp_path / "out/depth.pfm"), read_pfm(tmp_path / "out/disparity.pfm")
     near, far = depth[disparity < -0.2], depth[disparity > 0.2]
     assert (far > 1.0).all() and (near < 1.0).all() and far.size
-    expected = disparity_to_depth(2 * disparity.astype(np.float64), load_sensor("pixel4"), 1.0)
+    sensor = load_sensor("pixel4")
+    alpha = sensor.alpha_over_field(384, 512)
+    expected = disparity_to_depth(2 * disparity.astype(np.float64), sensor, 1.0, alpha)
     np.testing.assert_allclose(depth, expected, rtol=1e-4)
+    corrected = read_pfm(tmp_path / "out/corrected_disparity.pfm")
+    np.testing.assert_allclose(corrected, disparity * sensor.alpha / alpha, rtol=1e-5)
 
 
 def test_run_as_json_is_machine_readable(run, views, bundle, tmp_path, capsys):
     pair = ["--left", str(views / "left.png"), "--right", str(views / "right.png"), "--sensor", "pixel4"]
     assert main(["run", str(bundle.folder), *pair, "--out", str(tmp_path / "o"), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert len(result["files"]) == 4
+    assert len(result["files"]) == 5
     assert result["disparity_px"]["p2"] <= result["disparity_px"]["p50"] <= result["disparity_px"]["p98"]
 
 

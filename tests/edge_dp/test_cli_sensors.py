@@ -84,6 +84,9 @@ def test_fit_of_measured_kernels(data_root, tmp_path):
     assert fitted.psf.field_px == (1344, 1008)
     assert "48 measured kernels" in fitted.sources["psf"]
     assert fitted.alpha == load_sensor("pixel4").alpha
+    shipped = load_sensor("pixel4").alpha_field
+    np.testing.assert_allclose(fitted.alpha_field.sample(64, 64), shipped.sample(64, 64), atol=1e-3)
+    assert "48 measured kernels" in fitted.sources["alpha_field"]
 
 
 @pytest.mark.parametrize(

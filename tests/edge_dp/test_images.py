@@ -7,6 +7,7 @@ import pytest
 
 from edge_dp.data import (
     DpSample,
+    correct_field,
     read_disparity_png,
     read_pair,
     read_pfm,
@@ -17,7 +18,8 @@ from edge_dp.data import (
     write_pfm,
 )
 from edge_dp.errors import InputError
-from edge_dp.sensors import load_sensor
+from edge_dp.optics import depth_to_disparity
+from edge_dp.sensors import FieldPolynomial, load_sensor
 
 PIXEL4 = load_sensor("pixel4")
 GENERIC = load_sensor("generic_8bit")
@@ -318,3 +320,27 @@ def test_disparity_that_cannot_be_written(tmp_path, disparity, message):
 def test_disparity_png_of_another_kind(tmp_path):
     with pytest.raises(InputError, match=r"expected 16-bit disparity, one channel, found uint8 \(2, 2\)"):
         read_disparity_png(save(tmp_path, np.zeros((2, 2), np.uint8)))
+
+
+# Field
+
+
+@pytest.mark.parametrize("axis", ["x", "y"])
+def test_corrected_disparity_is_that_of_a_lens_without_vignetting(axis):
+    """A wall seen through a lens that loses a third of its strength towards one side of the files."""
+    field = FieldPolynomial(((1.0, -0.3, 0.0), (0.05, 0.0, 0.0)), (96, 64))
+    sensor = replace(load_sensor("canon_r6"), alpha_field=field, dp_axis=axis)
+    alpha = to_sample_orientation(sensor.alpha_over_field(64, 96), sensor)
+    depth = np.random.default_rng(1).uniform(0.5, 4.0, alpha.shape)
+    seen = depth_to_disparity(depth, sensor, 1.0, alpha).astype(np.float32)
+    corrected = correct_field(seen, sensor)
+    np.testing.assert_allclose(corrected, depth_to_disparity(depth, sensor, 1.0), atol=1e-5)
+    assert np.corrcoef(corrected.ravel(), 1 / depth.ravel())[0, 1] < -0.999999
+    assert np.corrcoef(seen.ravel(), 1 / depth.ravel())[0, 1] > -0.995
+
+
+def test_a_profile_that_knows_no_field_corrects_nothing():
+    disparity = np.ones((4, 6), np.float32)
+    corrected = correct_field(disparity, GENERIC)
+    np.testing.assert_array_equal(corrected, disparity)
+    assert not np.shares_memory(corrected, disparity)

@@ -7,6 +7,7 @@ import pytest
 
 from edge_dp.errors import InputError, SchemaError
 from edge_dp.sensors import Noise, SensorProfile, list_sensors, load_sensor, profile
+from edge_dp.sensors.fit_psf import grid_positions
 
 
 def own_profile(folder: Path, **changes: object) -> Path:
@@ -58,7 +59,18 @@ def test_alpha_over_the_field_has_alpha_as_its_mean():
     assert (alpha.shape, alpha.dtype) == ((64, 96), np.float32)
     assert alpha.mean() == pytest.approx(sensor.alpha, rel=1e-3)
     assert alpha[:, 48].mean() > 1.5 * alpha[:, 0].mean()
-    assert (load_sensor("pixel4").alpha_over_field(4, 4) == np.float32(load_sensor("pixel4").alpha)).all()
+    uniform = dataclasses.replace(sensor, alpha_field=None)
+    assert (uniform.alpha_over_field(4, 4) == np.float32(sensor.alpha)).all()
+
+
+def test_pixel4_strength_follows_the_measured_kernels():
+    """The relative distance of the centroids at the middles of the 6x8 tiles, from the profile's other fit of them."""
+    sensor = load_sensor("pixel4")
+    strength = sensor.alpha_field.sample(6, 8)
+    places = grid_positions(6, 8)
+    measured = np.array([sensor.psf.plane_disparity(x, y) for x, y in places]).reshape(6, 8)
+    np.testing.assert_allclose(strength / strength.mean(), measured / measured.mean(), rtol=1e-4)
+    assert sensor.alpha_field.sample(256, 256).mean() == pytest.approx(1, abs=1e-4)
 
 
 def test_alpha_over_the_field_of_a_sensor_that_has_none():
@@ -158,6 +170,10 @@ def test_file_that_is_no_json_object(tmp_path, content):
         ({"right_gain": {"field_px": [4], "coefficients": [[1]]}}, r"own\.json: right_gain: expected null"),
         ({"right_gain": [[1]]}, r"own\.json: right_gain: expected null"),
         ({"alpha_field": [[1]]}, r"own\.json: alpha_field: expected null"),
+        (
+            {"alpha_field": {"field_px": [4, 4], "coefficients": [[1, 1.5]]}},
+            r"own\.json: alpha_field: expected above 0 all over the field, found -0\.4",
+        ),
         ({"colour_filter": "rggb"}, r"own\.json: colour_filter: expected bayer, quad_bayer, none, or null"),
         ({"dp_plane": "blue"}, r"own\.json: dp_plane: expected green, rgb, grey, or null"),
         ({"orientation": 45}, r"own\.json: orientation: expected 0, 90, 180, 270, or null .* found 45"),

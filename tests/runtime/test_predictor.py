@@ -206,8 +206,8 @@ def test_planes_of_levels_are_the_files_of_their_sensor(predictor, captures, tmp
     np.testing.assert_array_equal(prediction.disparity, predictor.predict(sample).disparity)
 
 
-STRONG = replace(load_sensor("pixel4"), alpha=5.0)
-"""Its horizon lies beyond most disparities of the captures."""
+STRONG = replace(load_sensor("pixel4"), alpha=5.0, alpha_field=None)
+"""Its horizon lies beyond most disparities of the captures; the same all over the field."""
 
 
 def test_depth_is_the_thin_lens_of_the_disparity(predictor, captures):
@@ -233,10 +233,19 @@ def test_depth_where_the_strength_varies_over_the_field(predictor, captures, axi
     alpha = sensor.alpha * (1.5 + 0.5 * ((2 * np.arange(width) + 1) / width - 1))
     # a quarter turn counter-clockwise takes the last column to the first row
     alpha = np.broadcast_to(alpha, (384, 512)) if axis == "x" else np.broadcast_to(alpha[::-1, None], (384, 512))
+    np.testing.assert_allclose(found.corrected_disparity, found.disparity * sensor.alpha / alpha, rtol=1e-5)
     finite = np.isfinite(found.depth)
     assert finite.mean() > 0.05
     disparity = depth_to_disparity(found.depth.astype(float)[finite], sensor, 1.5, alpha[finite])
     np.testing.assert_allclose(disparity, found.disparity[finite], atol=1e-3)
+
+
+def test_without_a_field_there_is_nothing_to_correct(predictor, captures):
+    sample = sample_of(captures[0])
+    for sensor in (replace(STRONG, alpha_field=None), load_sensor("generic_phone")):
+        found = predictor.predict(replace(sample, sensor=sensor))
+        np.testing.assert_array_equal(found.corrected_disparity, found.disparity)
+        assert not np.shares_memory(found.corrected_disparity, found.disparity)
 
 
 def test_focus_and_sensor_come_from_the_manifest(bundle, captures):
