@@ -4,9 +4,12 @@
 
 Every shipped checkpoint is exported to ExecuTorch, fp32 and int8, into the folder of ``--bundles`` once, and gets a row for each.
 Pixel 4, Canon and light fields are read from the folder in EDGE_DP_DATA, or ../shared/data beside the checkout; the rendered
-scenes are of a seed that nothing is trained on. Time is the processor's for one capture of the first data set, one thread, all
-methods after each other on every capture, from the views to a disparity at their size; the ratio is to the first row of a
-student. ``--gate`` exits with 1 where a bound of the table of bounds is missed.
+scenes are of a seed that nothing is trained on. Where the truth is depth, a second table scores the same disparities corrected
+for the field of the sensor, by its calibration: measured kernels of the Pixel 4, two planes for the Canon.
+
+Time is the processor's for one capture of the first data set, one thread, all methods after each other on every capture, from
+the views to a disparity at their size; the ratio is to the first row of a student. ``--gate`` exits with 1 where a bound of the
+table of bounds is missed.
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +30,7 @@ from disparity_methods import BAR, Method, controls, students
 from intervals import interval_of_mean, interval_of_ratio
 from rich.console import Console
 from rich.table import Table
-from scene_sets import SETS, Map, SceneSet, line_of, matched_points
+from scene_sets import CORRECTED, SETS, Map, SceneSet, line_of, matched_points
 
 from edge_dp.cli.progress import progress_bars
 from edge_dp.errors import EdgeDpError, InputError
@@ -46,7 +50,7 @@ def main() -> int:
     parser.add_argument("--method", dest="methods", action="append", help="only methods whose name contains this")
     parser.add_argument("--bundles", type=Path, default=Path("out/benchmark_bundles"), help="where exports are kept")
     parser.add_argument(
-        "--size", help="height x width to export at, no larger than the captures (default: the checkpoint's)"
+        "--size", help="height x width to export at, no larger than the captures (default: each data set's own)"
     )
     parser.add_argument("--limit", type=int, help="only so many scenes of each data set")
     parser.add_argument("--scenes", action="store_true", help="a table per data set with a row per scene")
@@ -68,6 +72,8 @@ def main() -> int:
         report: Report = {"methods": {method.name: described(method) for method in methods}, "data": {}}
         for name in options.data:
             captures = SETS[name]()
+            if size is not None:
+                captures = replace(captures, network_size=size)
             report["data"][name] = evaluate(methods, captures, options.limit, lambda *done, n=name: bar(n, *done))
     report["bounds"] = judge(report)
     if options.json:
@@ -114,16 +120,14 @@ def evaluate(
             start = time.process_time()
             maps[method.name] = method.predict(sample, captures)
             seconds[method.name].append(time.process_time() - start)
-            scores[method.name][name] = captures.score(maps[method.name], sample)
+            scores[method.name][name] = captures.scores(maps[method.name], sample)
             if captures.points is not None:
                 points[method.name].append(captures.points(maps[method.name], sample))
         for method in used:
             if method.precision == "int8" and (reference := f"{method.student} fp32") in maps:
                 distance = np.abs(maps[method.name] - maps[reference]).mean()
-                assert method.network_width is not None
-                distances.setdefault(method.name, []).append(
-                    float(distance) * method.network_width / sample.left.shape[2]
-                )
+                scale = captures.network_size[1] / sample.left.shape[2]
+                distances.setdefault(method.name, []).append(float(distance) * scale)
         progress(done + 1, len(names), name)
     summary = {}
     for method in used:
@@ -156,6 +160,9 @@ def show(report: Report, scenes: bool) -> None:
     """Print tables."""
     console = Console(highlight=False, width=WIDTH)
     console.print(wide_table(report))
+    if cells := corrected_cells(report):
+        title = "disparity corrected for the sensor's field, by its calibration; otherwise as above"
+        console.print(wide_table(report, title, cells))
     for name, found in report["data"].items():
         if measured := found.get("measured"):
             console.print(
@@ -164,6 +171,8 @@ def show(report: Report, scenes: bool) -> None:
         if scenes:
             console.print(scene_table(found))
         console.print(interval_table(found))
+        if name in cells:
+            console.print(interval_table(found, CORRECTED))
     if report["bounds"]:
         table = Table(title="bounds")
         for column in ("method", "data", "what", "value", "at most", ""):
@@ -175,17 +184,31 @@ def show(report: Report, scenes: bool) -> None:
         console.print(table)
 
 
-def wide_table(report: Report) -> Table:
-    """Methods by data sets."""
-    data = report["data"]
-    table = Table(title="mean over scenes, lower is better; sign: +1 where all grow with distance")
+def corrected_cells(report: Report) -> dict[str, tuple[str, ...]]:
+    """As ``CELLS``, of the sets whose disparities are corrected for their sensor's field too."""
+    cells: dict[str, tuple[str, ...]] = {}
+    for name, found in report["data"].items():
+        known = next(iter(found["summary"].values()))
+        if shown := tuple(cell + CORRECTED for cell in CELLS[name] if cell + CORRECTED in known and cell != "sign"):
+            cells[name] = shown
+    return cells
+
+
+def wide_table(
+    report: Report,
+    title: str = "mean over scenes, lower is better; sign: +1 where all grow with distance",
+    cells: Mapping[str, tuple[str, ...]] = CELLS,
+) -> Table:
+    """Methods by data sets, those in ``cells``."""
+    data = {name: found for name, found in report["data"].items() if name in cells}
+    table = Table(title=title)
     table.add_column("method")
     for column in ("k par.", "M MAC", "CPU ms", "ratio"):
         table.add_column(column, justify="right")
     for name in data:
-        for cell in CELLS[name]:
+        for cell in cells[name]:
             table.add_column(f"{name}\n{cell}", justify="right")
-    first = next(iter(data.values()))["summary"]
+    first = next(iter(report["data"].values()))["summary"]
     students_ms = [first[name]["CPU ms"] for name, method in report["methods"].items() if method["student"]]
     reference = students_ms[0] if students_ms else next(iter(first.values()))["CPU ms"]
     for name, method in report["methods"].items():
@@ -197,7 +220,7 @@ def wide_table(report: Report) -> Table:
         ]
         for key, found in data.items():
             values = found["summary"].get(name, {})
-            row += [f"{values[cell]:.3f}" if cell in values else "" for cell in CELLS[key]]
+            row += [f"{values[cell]:.3f}" if cell in values else "" for cell in cells[key]]
         table.add_row(name, *row, style="bold" if method["student"] else None)
     return table
 
@@ -218,13 +241,16 @@ def scene_table(found: Report) -> Table:
     return table
 
 
-def interval_table(found: Report) -> Table:
-    """95 % intervals of the means over scenes, and of their ratio to the bar's on the same scenes."""
+def interval_table(found: Report, kind: str = "") -> Table:
+    """95 % intervals of the means over scenes, and of their ratio to the bar's on the same scenes.
+
+    Args:
+        kind: ``CORRECTED`` for the scores of corrected disparities.
+    """
     by_method = found["scores"]
+    known = next(iter(next(iter(by_method.values())).values()))
     metrics = [
-        metric
-        for metric in next(iter(next(iter(by_method.values())).values()))
-        if metric in ("EPE px", "AI(1)", "AI(2)", "1-|rho|", "|bias| px")
+        metric + kind for metric in ("EPE px", "AI(1)", "AI(2)", "1-|rho|", "|bias| px") if metric + kind in known
     ]
     columns = {
         method: {metric: [row[metric] for row in rows.values()] for metric in metrics}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import cv2
@@ -13,7 +13,7 @@ import numpy as np
 from baselines import MAX_DISPARITY, constant, sgbm
 from classical import match, match_wls
 from numpy.typing import NDArray
-from scene_sets import Map, PositionPrior, SceneSet, resized
+from scene_sets import NETWORK_SIZE, Map, PositionPrior, SceneSet, resized
 
 import edge_dp
 from edge_dp.bundle.manifest import MANIFEST, Bundle, read_bundle
@@ -43,7 +43,6 @@ class Method:
     precision: str = ""
     parameters: int | None = None
     multiply_adds: int | None = None
-    network_width: int | None = None
     needs_truth: bool = False
 
 
@@ -79,25 +78,28 @@ def students(
     Args:
         checkpoints: names of shipped ones, or folders.
         wanted: of a method's name; a checkpoint of which none is wanted is not exported.
-        size: height and width of the input; the checkpoint's own unless given.
+        size: height and width of the input; that of each data set unless given.
 
     Raises:
         InputError: two checkpoints have one name.
     """
     methods: list[Method] = []
     with ExitStack() as stack:
+
+        @cache
+        def predictor(checkpoint: str | Path, precision: str, size: tuple[int, int]) -> Predictor:
+            bundle = exported(checkpoint, bundles, size)
+            return stack.enter_context(edge_dp.load(bundle.folder, f"executorch-{precision}"))
+
         for checkpoint in checkpoints:
             name = str(checkpoint) if str(checkpoint) in shipped_checkpoints() else _name(Path(checkpoint))
             if any(method.student == name for method in methods):
                 raise InputError(
                     f"{checkpoint}: expected checkpoints of different names, found {name} twice. Rename one."
                 )
-            precisions = [precision for precision in PRECISIONS if wanted(f"{name} {precision}")]
-            bundle = exported(checkpoint, bundles, size) if precisions else None
-            for precision in precisions:
-                assert bundle is not None
-                predictor = stack.enter_context(edge_dp.load(bundle.folder, f"executorch-{precision}"))
-                methods.append(_student(name, precision, predictor))
+            for precision in PRECISIONS:
+                if wanted(f"{name} {precision}"):
+                    methods.append(_student(name, precision, partial(predictor, checkpoint, precision), size))
         yield methods
 
 
@@ -107,9 +109,9 @@ def float_student(name: str, checkpoint: Path) -> Method:
 
     saved = read_checkpoint(checkpoint)
     module = saved.build()
-    student = Student(*saved.input_size, saved.exposure)
 
-    def predict(sample: DpSample, _: SceneSet) -> Map:
+    def predict(sample: DpSample, captures: SceneSet) -> Map:
+        student = Student(*captures.network_size, saved.exposure)
         buffer = student.buffer()
         student.fill(buffer, sample.left, sample.right, sample.name)
         with torch.no_grad():
@@ -118,10 +120,10 @@ def float_student(name: str, checkpoint: Path) -> Method:
         return student.disparity(outputs, *sample.left.shape[1:])
 
     parameters = sum(parameter.numel() for parameter in module.parameters())
-    return Method(name, predict, saved.student, "float", parameters, network_width=student.width)
+    return Method(name, predict, saved.student, "float", parameters)
 
 
-def exported(checkpoint: str | Path, bundles: Path, size: tuple[int, int] | None = None) -> Bundle:
+def exported(checkpoint: str | Path, bundles: Path, size: tuple[int, int]) -> Bundle:
     """The bundle of a checkpoint, made unless ``bundles`` holds one of the same weights, ranges and size.
 
     Raises:
@@ -133,8 +135,7 @@ def exported(checkpoint: str | Path, bundles: Path, size: tuple[int, int] | None
         known = ", ".join(shipped_checkpoints())
         raise InputError(f"{checkpoint}: expected a checkpoint's folder or one of {known}, found neither.")
     # The configuration holds the checksums of weights and ranges.
-    at = f"-{size[0]}x{size[1]}" if size else ""
-    place = bundles / f"{folder.name}-{sha256(folder / 'config.yaml')[:12]}{at}"
+    place = bundles / f"{folder.name}-{sha256(folder / 'config.yaml')[:12]}-{size[0]}x{size[1]}"
     if (place / MANIFEST).is_file():
         return read_bundle(place)
     return edge_dp.export_checkpoint(checkpoint, place, formats=["executorch"], precision=PRECISIONS, size=size)
@@ -146,16 +147,17 @@ def _name(folder: Path) -> str:
     return folder.parent.name if folder.name == "checkpoint" else folder.name
 
 
-def _student(name: str, precision: str, predictor: Predictor) -> Method:
-    manifest = predictor.bundle.manifest
+def _student(
+    name: str, precision: str, predictor: Callable[[tuple[int, int]], Predictor], size: tuple[int, int] | None
+) -> Method:
+    manifest = predictor(size or NETWORK_SIZE).bundle.manifest
     return Method(
         f"{name} {precision}",
-        lambda sample, _: predictor.predict(sample).disparity,
+        lambda sample, captures: predictor(size or captures.network_size).predict(sample).disparity,
         name,
         precision,
         manifest.parameters,
         manifest.multiply_adds,
-        manifest.inputs[0].shape[-1],
     )
 
 

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_dp.data import DpSample, data_root
+from edge_dp.data import DpSample, correct_field, data_root
 from edge_dp.data.dataset import DpDataset
 from edge_dp.data.dual_pixel.dp119 import SCENES, Dp119
 from edge_dp.data.dual_pixel.xin2021 import Xin2021
@@ -23,8 +23,8 @@ from edge_dp.data.light_fields import HciLightFields, LytroGrids
 from edge_dp.errors import InputError
 from edge_dp.metrics import ai1, ai2, epe, one_minus_abs_spearman
 from edge_dp.runtime.accuracy import score
-from edge_dp.sensors import load_sensor
-from edge_dp.sensors.fit import FitConfig, match_capture
+from edge_dp.sensors import SensorProfile, load_sensor
+from edge_dp.sensors.fit import FitConfig, fit_sensor, match_capture
 from edge_dp.sensors.matching import match_views
 from edge_dp.simulation.capture import SimulationConfig, simulate_capture
 from edge_dp.simulation.lens import LensConfig
@@ -38,6 +38,8 @@ Truth = tuple[Map, Mask]
 RENDERED_SEED = 20_231_119  # of no recipe: recipes count from 1
 RENDERED_SCENES = 24
 NETWORK_SIZE = (384, 512)  # height and width that the students are exported at
+CANON_SIZE = (512, 768)  # that of the captures: 384x512 would squeeze them along x
+CORRECTED = ", corrected"
 GRID = 8  # px between the places at which a fit looks
 _LEAST_SIDE = NETWORK_SIZE  # a network is not fed by enlarging
 
@@ -54,6 +56,8 @@ class SceneSet:
     search_px: least and largest disparity that matching tries, px of the capture.
     shrink: by how much it makes the views smaller before.
     points: of a disparity, inverse depth and disparity at places where the views match; for the lens's slope.
+    network_size: height and width that networks are fed at.
+    sensor: whose field disparities are corrected for and scored once more; None where the truth is a disparity already.
     """
 
     name: str
@@ -65,6 +69,16 @@ class SceneSet:
     search_px: tuple[int, int]
     shrink: int = 1
     points: Callable[[Map, DpSample], NDArray[np.float64]] | None = None
+    network_size: tuple[int, int] = NETWORK_SIZE
+    sensor: Callable[[], SensorProfile] | None = None
+
+    def scores(self, disparity: Map, sample: DpSample) -> Scores:
+        """``score``, and that of the disparity corrected for the sensor's field, with CORRECTED after the names."""
+        found = self.score(disparity, sample)
+        if self.sensor is None:
+            return found
+        corrected = self.score(correct_field(disparity, self.sensor()), sample)
+        return found | {name + CORRECTED: value for name, value in corrected.items()}
 
 
 def affine_scores(disparity: Map, truth: Truth) -> Scores:
@@ -102,7 +116,15 @@ def pixel4() -> SceneSet:
         return score(disparity, sample, "xin2021") | {"sign": sign(disparity, truth(sample))}
 
     return SceneSet(
-        "pixel4", "Pixel 4", tuple(captures.names), captures.read, scored, truth, search_px=(-4, 16), shrink=2
+        "pixel4",
+        "Pixel 4",
+        tuple(captures.names),
+        captures.read,
+        scored,
+        truth,
+        search_px=(-4, 16),
+        shrink=2,
+        sensor=lambda: load_sensor("pixel4"),
     )
 
 
@@ -125,8 +147,24 @@ def canon() -> SceneSet:
         return affine_scores(disparity, truth(sample))
 
     return SceneSet(
-        "canon", "Canon", tuple(captures.names), captures.read, scored, truth, search_px=(-4, 4), points=points
+        "canon",
+        "Canon",
+        tuple(captures.names),
+        captures.read,
+        scored,
+        truth,
+        search_px=(-4, 4),
+        points=points,
+        network_size=CANON_SIZE,
+        sensor=calibrated_canon,
     )
+
+
+@cache
+def calibrated_canon() -> SensorProfile:
+    """The Canon's profile with the field of the two planes alone: the one that comes along saw the scenes' depth as well."""
+    captures = planes()
+    return fit_sensor(map(captures.read, captures.names), load_sensor("canon_r6"), source="planes").sensor
 
 
 def planes() -> SceneSet:
@@ -139,7 +177,16 @@ def planes() -> SceneSet:
         bias = float(np.median((disparity - found)[usable]))
         return {"|bias| px": abs(bias), "bias px": bias, "px": float(np.median(disparity[usable]))}
 
-    return SceneSet("planes", "planes", names, captures.read, scored, lambda _: None, search_px=(-4, 4))
+    return SceneSet(
+        "planes",
+        "planes",
+        names,
+        captures.read,
+        scored,
+        lambda _: None,
+        search_px=(-4, 4),
+        network_size=CANON_SIZE,
+    )
 
 
 def antinous() -> SceneSet:

@@ -16,6 +16,7 @@ from edge_dp.bundle.manifest import read_bundle
 from edge_dp.errors import InputError
 from edge_dp.files import sha256
 from edge_dp.models.checkpoint import shipped_checkpoints
+from edge_dp.sensors import load_sensor
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "disparity.py"
 
@@ -67,6 +68,19 @@ def test_tables_name_every_method_and_scene(report, capsys):
         assert name in text
 
 
+def test_disparities_corrected_for_the_field_have_a_table_of_their_own(capsys):
+    """One plane in sight of a sensor that vignettes: correcting what is even already makes it worse."""
+    captures = replace(rendered(1), sensor=lambda: load_sensor("canon_r6"))
+    exact = replace(controls()[0], name="exact", predict=lambda sample, _: sample.disparity)
+    found = evaluate([exact], captures, None, lambda *_: None)
+    scores = found["summary"]["exact"]
+    assert scores["AI(2)"] < 1e-5 and scores["AI(2), corrected"] > 0.01
+    described = {"student": "", "precision": "", "parameters": None, "multiply_adds": None}
+    show({"methods": {"exact": described}, "data": {"rendered": found}, "bounds": []}, scenes=False)
+    text = capsys.readouterr().out
+    assert "corrected for the sensor's field" in text and "AI(2), corrected" in text
+
+
 def test_from_the_command_line_without_any_export(tmp_path):
     command = [sys.executable, str(SCRIPT), "--data", "rendered", "--limit", "1", "--method", "constant", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
@@ -77,7 +91,7 @@ def test_from_the_command_line_without_any_export(tmp_path):
 
 def test_a_checkpoint_that_is_not_there_is_one_line(tmp_path):
     with pytest.raises(InputError, match="expected a checkpoint's folder or one of"):
-        exported(tmp_path, tmp_path / "bundles")
+        exported(tmp_path, tmp_path / "bundles", (384, 512))
 
 
 def test_two_checkpoints_of_one_name_are_refused(bundle, tmp_path):
@@ -92,12 +106,12 @@ def test_two_checkpoints_of_one_name_are_refused(bundle, tmp_path):
 def keep(bundle, folder):
     """As the benchmark keeps an export: under the checksum of the checkpoint."""
     checkpoint = shipped_checkpoints()["dp_disparity_s"]
-    (folder / f"dp_disparity_s-{sha256(checkpoint / 'config.yaml')[:12]}").symlink_to(bundle.folder)
+    (folder / f"dp_disparity_s-{sha256(checkpoint / 'config.yaml')[:12]}-384x512").symlink_to(bundle.folder)
 
 
 def test_an_artifact_scores_as_it_lies_in_its_bundle(bundle, tmp_path):
     keep(bundle, tmp_path)
-    assert exported("dp_disparity_s", tmp_path).manifest == read_bundle(bundle.folder).manifest
+    assert exported("dp_disparity_s", tmp_path, (384, 512)).manifest == read_bundle(bundle.folder).manifest
     with students(["dp_disparity_s"], tmp_path, lambda name: name.endswith("int8")) as methods:
         (method,) = methods
         sample = rendered(1).read("000")

@@ -9,6 +9,7 @@ from scene_sets import (
     PositionPrior,
     SceneSet,
     affine_scores,
+    calibrated_canon,
     canon,
     line_of,
     lytro,
@@ -120,6 +121,24 @@ def test_inverse_depth_scores_perfectly_on_canon_and_has_its_own_slope(data_root
     scores = captures.score(1.2 - 1.1 * inverse, capture)
     assert scores["sign"] == 1 and scores["AI(1)"] < 1e-5 and scores["1-|rho|"] < 1e-5
     assert line_of(captures.points(1.2 - 1.1 * inverse, capture)) == pytest.approx((-1.1, 1.2), abs=1e-3)
+
+
+def test_what_a_calibrated_lens_shows_scores_perfectly_once_corrected(data_root):
+    """The depth of a scene, vignetted as the planes say; their field is that of all captures in the profile, to a tenth."""
+    captures = canon()
+    capture = captures.read(captures.names[0])
+    field = calibrated_canon().alpha_field.sample(*capture.depth.shape)
+    inverse = np.where(capture.mask, 1 / np.where(capture.mask, capture.depth, 1), 0).astype(np.float32)
+    scores = captures.scores((1.2 - 1.1 * inverse) * field, capture)
+    assert scores["AI(1)"] > 0.02
+    assert scores["AI(1), corrected"] < 1e-5 and scores["1-|rho|, corrected"] < 0.01  # equal depths come in any order
+    np.testing.assert_allclose(field, load_sensor("canon_r6").alpha_field.sample(*field.shape), atol=0.12)
+
+
+def test_disparities_that_are_known_in_px_are_not_corrected():
+    captures = rendered(1)
+    sample = captures.read("000")
+    assert captures.scores(sample.disparity, sample) == captures.score(sample.disparity, sample)
 
 
 def test_planes_are_judged_against_what_matches_in_them(data_root):
