@@ -8,7 +8,6 @@ last save as if nothing had happened.
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import os
 import platform
@@ -115,13 +114,6 @@ def _distil(
     errors = {"teacher": teacher_error(held_out)}
     if processes.is_first:
         errors["float"] = end_point_error(student, held_out, processes.device)
-    if recipe.self_stage is not None:
-        before = copy.deepcopy(student)
-        student.train()
-        loop.run("self", student, own=before)
-        student.eval()
-        if processes.is_first:
-            errors["self"] = end_point_error(student, held_out, processes.device)
     student.fold_batch_norm()
     ranges: list[ActivationRange] = []
     if recipe.quantised_stage is not None:
@@ -186,7 +178,7 @@ def _training(
         "captures_without_labels": without_labels,
         "metrics": {
             f"held_out_epe_px_{name}": None if error is None else round(error, 4)
-            for name in ("float", "self", "quantised", "teacher")
+            for name in ("float", "quantised", "teacher")
             if name in errors
             for error in [errors[name]]
         },

@@ -142,25 +142,6 @@ class FloatStageRecipe(StageRecipe):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SelfStageRecipe(FloatStageRecipe):
-    """A further stage in float: beside the labels, the student follows what it said itself before, averaged over mirror images.
-
-    Source: data distillation (Radosavovic et al., CVPR 2018). The mean over mirror images is better than each of them, and holds
-    where labels do not.
-    """
-
-    self_loss: dict[str, float] = field(default_factory=lambda: {"l1": 1.0})
-    """Weights of the losses against that mean, over all pixels; it has no spread."""
-
-    def __post_init__(self) -> None:
-        FloatStageRecipe.__post_init__(self)
-        check_losses(self.self_loss)
-        for name in self.self_loss:
-            if "label_sigma" in LOSSES[name].inputs:
-                raise SchemaError(f"self_loss: {name} needs a spread, which the student's own mean has not; use l1")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class QuantisedStageRecipe(StageRecipe):
     """The quantisation-aware stage, batch-norm folded: always float32 under its fake quantisation."""
 
@@ -212,7 +193,6 @@ class Recipe:
     seed: int
     data: DataRecipe
     float_stage: FloatStageRecipe
-    self_stage: SelfStageRecipe | None = None
     quantised_stage: QuantisedStageRecipe | None = None
     """Without it the student stays in float, and its checkpoint has no ranges to export in int8."""
     targets: TargetRecipe = field(default_factory=TargetRecipe)
@@ -235,8 +215,8 @@ class Recipe:
     @property
     def stages(self) -> dict[str, StageRecipe]:
         """The stages by name, in order."""
-        further = {"self": self.self_stage, "quantised": self.quantised_stage}
-        return {"float": self.float_stage} | {name: stage for name, stage in further.items() if stage is not None}
+        stages: dict[str, StageRecipe] = {"float": self.float_stage}
+        return stages if self.quantised_stage is None else stages | {"quantised": self.quantised_stage}
 
     def _check_sizes(self) -> None:
         multiple = 2 ** len(student_entry(self.student).widths)

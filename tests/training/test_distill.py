@@ -18,17 +18,8 @@ from edge_dp.simulation.scenes import SceneConfig
 from edge_dp.training import distill
 from edge_dp.training.labels import Samples, read_shards
 from edge_dp.training.loop.evaluate import end_point_error
-from edge_dp.training.loop.mirrored import mirrored_mean
 from edge_dp.training.loop.sources import Simulated, join, part
-from edge_dp.training.recipe import (
-    DataRecipe,
-    FloatStageRecipe,
-    LogRecipe,
-    QuantisedStageRecipe,
-    Recipe,
-    SelfStageRecipe,
-    TargetRecipe,
-)
+from edge_dp.training.recipe import DataRecipe, FloatStageRecipe, LogRecipe, QuantisedStageRecipe, Recipe, TargetRecipe
 
 STUDENT = "dp_disparity_s"
 HELD_OUT = 8
@@ -172,22 +163,14 @@ def test_ranges_are_frozen_after_the_steps_that_the_recipe_says(finished):
     assert finished.noise == [RECIPE.quantised_stage.rounding_noise]  # added once, from then on
 
 
-def saved_average(path):
-    """The student that a float stage ends with, from its last save."""
-    state = load_file(path)
-    student = build_student(STUDENT)
-    values = {name: torch.from_numpy(state[f"module/{name}"]) for name in student.state_dict()}
-    averages = {name: value for name, value in state.items() if name.startswith("average/")}
-    values |= {name.removeprefix("average/"): torch.from_numpy(value) for name, value in averages.items()}
-    student.load_state_dict(values)
-    return student.eval()
-
-
 def test_average_of_the_weights_is_what_is_evaluated(finished):
     """The last save has both; batch-norm is folded only after that."""
     state = load_file(finished.folder / "float.safetensors")
     averages = {name: value for name, value in state.items() if name.startswith("average/")}
-    student = saved_average(finished.folder / "float.safetensors")
+    student = build_student(STUDENT)
+    values = {name: torch.from_numpy(state[f"module/{name}"]) for name in student.state_dict()}
+    values |= {name.removeprefix("average/"): torch.from_numpy(value) for name, value in averages.items()}
+    student.load_state_dict(values)
     assert averages and any(
         (value != state[name.replace("average/", "module/")]).any() for name, value in averages.items()
     )
@@ -243,45 +226,6 @@ def test_run_that_is_killed_again_and_again_ends_in_the_same_bits(finished, tmp_
     assert_same_weights(folder, finished.folder)
     steps = [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()]
     assert steps == [*range(4, 41, 4), 4, 8, 12]  # each once
-
-
-SELF_STAGE = SelfStageRecipe(
-    steps=60, batch=4, learning_rate=2e-3, ema=0.9, loss={"l1": 0.01}, self_loss={"l1": 1.0, "huber": 1.0}
-)
-
-
-def test_student_follows_its_own_mean_over_mirror_images(finished, tmp_path):
-    recipe = dataclasses.replace(RECIPE, self_stage=SELF_STAGE, quantised_stage=None)
-    folder = begin(tmp_path / "run", recipe, finished)
-    train(recipe, folder, resume=True)
-    before, after = (saved_average(folder / f"{stage}.safetensors") for stage in ("float", "self"))
-    views = torch.from_numpy(finished.samples.views).float()
-    with torch.no_grad():
-        target = mirrored_mean(lambda seen: before(seen)[0], views)
-        distances = [float((student(views)[0] - target).abs().mean()) for student in (before, after)]
-    assert distances[1] < 0.7 * distances[0]
-    training = read_checkpoint(folder / "checkpoint").training
-    assert set(training["data_wait_share"]) == {"float", "self"}
-    assert error(after, finished.evaluated[0][1]) == pytest.approx(
-        training["metrics"]["held_out_epe_px_self"], abs=6e-5
-    )
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    assert {"l1", "own_l1", "own_huber"} <= set(next(line for line in lines if line["stage"] == "self"))
-
-
-def test_run_that_is_killed_while_it_follows_itself_ends_in_the_same_bits(finished, tmp_path):
-    recipe = dataclasses.replace(
-        RECIPE,
-        self_stage=dataclasses.replace(SELF_STAGE, steps=12),
-        float_stage=dataclasses.replace(RECIPE.float_stage, steps=8),
-    )
-    folders = [begin(tmp_path / name, recipe, finished) for name in ("whole", "killed")]
-    train(recipe, folders[0], resume=True)
-    for kill_at in (("self", 7), ("quantised", 6)):
-        with pytest.raises(KilledError):
-            train(recipe, folders[1], resume=True, kill_at=kill_at)
-    train(recipe, folders[1], resume=True)
-    assert_same_weights(*folders)
 
 
 def test_finished_run_is_resumed_without_further_steps(finished):

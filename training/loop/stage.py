@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -18,14 +17,13 @@ from edge_dp.training.labels import Samples
 from edge_dp.training.loop.average import MovingAverage
 from edge_dp.training.loop.batches import Ahead, Batch
 from edge_dp.training.loop.evaluate import predict
-from edge_dp.training.loop.mirrored import mirrored_mean
 from edge_dp.training.loop.objective import objective
 from edge_dp.training.loop.optimiser import optimiser
 from edge_dp.training.loop.processes import Processes
 from edge_dp.training.loop.record import Clock, Record
 from edge_dp.training.loop.schedule import rates
 from edge_dp.training.loop.state import load_state, save_state
-from edge_dp.training.recipe import FloatStageRecipe, Recipe, SelfStageRecipe, StageRecipe
+from edge_dp.training.recipe import FloatStageRecipe, Recipe, StageRecipe
 
 Progress = Callable[[str, int, int, str], None]
 """Called with the stage's name, steps done, steps in all and a short text."""
@@ -55,18 +53,11 @@ class Loop:
     progress: Progress
 
     def run(
-        self,
-        name: str,
-        module: nn.Module,
-        *,
-        own: nn.Module | None = None,
-        after: Callable[[int], None] = lambda _: None,
-        quiet_until: int = 0,
+        self, name: str, module: nn.Module, *, after: Callable[[int], None] = lambda _: None, quiet_until: int = 0
     ) -> None:
         """Train ``module`` in place by the recipe's stage ``name``, and leave it with the weights to evaluate and ship.
 
         Args:
-            own: the student that a ``SelfStageRecipe`` has it follow, in evaluation mode.
             after: called with the number of steps done after each step, those of a resumed run's earlier sessions too.
             quiet_until: steps before which nothing else than training may run the module.
 
@@ -76,7 +67,7 @@ class Loop:
         """
         with self.clock.measure(name):
             try:
-                _Stage(self, name, module, own, after, quiet_until).run()
+                _Stage(self, name, module, after, quiet_until).run()
             finally:
                 if self.record is not None:
                     self.record.end()
@@ -84,18 +75,11 @@ class Loop:
 
 class _Stage:
     def __init__(
-        self,
-        loop: Loop,
-        name: str,
-        module: nn.Module,
-        own: nn.Module | None,
-        after: Callable[[int], None],
-        quiet_until: int,
+        self, loop: Loop, name: str, module: nn.Module, after: Callable[[int], None], quiet_until: int
     ) -> None:
         self.loop, self.name, self.module, self.after, self.quiet_until = loop, name, module, after, quiet_until
         self.recipe, self.index = loop.recipe.stages[name], list(loop.recipe.stages).index(name)
         self.forward = _Forward(module, self.recipe, loop.processes.device)
-        self.own = None if own is None else _Forward(own, self.recipe, loop.processes.device)
         self.parameters = list(module.parameters())
         self.optimiser = optimiser(self.parameters, self.recipe)
         self.average = MovingAverage(module, self.recipe.ema)
@@ -134,10 +118,6 @@ class _Stage:
         torch.manual_seed(_seed(self.loop.recipe.seed, self.index, step, processes.rank))
         disparity, confidence = self.forward(batch.views)
         total, parts = objective(recipe.loss, disparity, confidence, batch, processes.mean)
-        if self.own is not None and isinstance(recipe, SelfStageRecipe):
-            followed = self._followed(self.own, batch)
-            more, own_parts = objective(recipe.self_loss, disparity, confidence, followed, processes.mean)
-            total, parts = total + more, parts | {f"own_{name}": value for name, value in own_parts.items()}
         self.optimiser.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
         processes.add_gradients(self.parameters)
@@ -151,12 +131,6 @@ class _Stage:
         self.optimiser.step()
         self.average.update(step)
         return dict(zip(["loss", *parts, "gradient_norm"], values, strict=True)) | {"learning_rate": rate}
-
-    @staticmethod
-    def _followed(own: _Forward, batch: Batch) -> Batch:
-        """The batch labelled in every pixel by the student as it was before the stage."""
-        label = mirrored_mean(lambda views: own(views)[0], batch.views)
-        return dataclasses.replace(batch, label=label, mask=torch.ones_like(batch.mask))
 
     def _note(self, done: int, numbers: dict[str, float]) -> None:
         recipe, record = self.loop.recipe, self.loop.record
