@@ -21,7 +21,7 @@ from torch import nn
 
 from edge_dp._version import VERSION
 from edge_dp.errors import InputError, MissingExtraError
-from edge_dp.models.checkpoint import Checkpoint, write_checkpoint
+from edge_dp.models.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from edge_dp.models.registry import build_student, student_entry
 from edge_dp.preprocessing import ExposureNormalisation
 from edge_dp.quantization.ranges import ActivationRange
@@ -108,6 +108,7 @@ def _distil(
     loop = Loop(recipe, folder, processes, make, threads, shown, record, clock, progress)
     torch.manual_seed(recipe.seed)
     student = build_student(recipe.student).to(processes.device)
+    student.companion = None  # it is trained already, and joins below
     processes.share_batch_norm(student)
     loop.run("float", student)
     student.eval()
@@ -115,6 +116,10 @@ def _distil(
     if processes.is_first:
         errors["float"] = end_point_error(student, held_out, processes.device)
     student.fold_batch_norm()
+    if (companion := _companion(recipe)) is not None:
+        student.join(companion.build().to(processes.device))
+        if processes.is_first:
+            errors["joined"] = end_point_error(student, held_out, processes.device)
     ranges: list[ActivationRange] = []
     if recipe.quantised_stage is not None:
         shape = (1, 2, *(recipe.quantised_stage.crop or source.size))
@@ -133,6 +138,23 @@ def _distil(
         write_checkpoint(checkpoint, folder / "checkpoint")
     processes.wait()
     return folder / "checkpoint"
+
+
+def _companion(recipe: Recipe) -> Checkpoint | None:
+    """The trained student that this recipe's joins.
+
+    Raises:
+        InputError: there is no such checkpoint, or it is of another student.
+    """
+    if recipe.companion is None:
+        return None
+    checkpoint = read_checkpoint(recipe.companion)
+    wanted = student_entry(recipe.student).companion
+    if checkpoint.student != wanted:
+        raise InputError(
+            f"companion: {recipe.companion}: expected a checkpoint of {wanted}, found {checkpoint.student}"
+        )
+    return checkpoint
 
 
 def _quantised(
@@ -178,7 +200,7 @@ def _training(
         "captures_without_labels": without_labels,
         "metrics": {
             f"held_out_epe_px_{name}": None if error is None else round(error, 4)
-            for name in ("float", "quantised", "teacher")
+            for name in ("float", "joined", "quantised", "teacher")
             if name in errors
             for error in [errors[name]]
         },
@@ -200,6 +222,9 @@ def _origin(recipe: Recipe) -> dict[str, Any]:
     notes = [teacher_note(resolve(recipe.teacher))]
     sets = [read_provenance(_shards(folder)[0]) for folder in recipe.data.labelled]
     notes += [one["teacher"] for one in sets]
+    companion = _companion(recipe)
+    if companion is not None:
+        notes += [note for note in companion.training.get("teachers", []) if note not in notes]
     captures = "procedural layered scenes; uniform and field-varying point-spread functions; shading, noise, raw levels"
     return {
         "data": "; ".join([captures, *(f"labelled captures: {one['source'].get('kind', 'unknown')}" for one in sets)]),
@@ -207,6 +232,7 @@ def _origin(recipe: Recipe) -> dict[str, Any]:
         "teacher": "; ".join(dict.fromkeys(note["name"] for note in notes)),
         "teacher_licence": "; ".join(dict.fromkeys(_licence(note) for note in notes)),
         "teachers": notes,
+        "companion": None if companion is None else f"{recipe.companion}, a {companion.student}",
         "labelled": [one["source"] for one in sets],
     }
 
@@ -278,6 +304,7 @@ def _shards(folder: str) -> list[Path]:
 def _check_installed(recipe: Recipe, device: str) -> None:
     """Before hours of work, what the later stages will need."""
     resolve(recipe.teacher)
+    _companion(recipe)
     for folder in recipe.data.labelled:
         _shards(folder)
     if recipe.quantised_stage is not None and find_spec("torchao") is None:

@@ -193,6 +193,9 @@ class Recipe:
     seed: int
     data: DataRecipe
     float_stage: FloatStageRecipe
+    companion: str | None = None
+    """Checkpoint, by name or folder, of the smaller student that the float student is joined with before it is quantised, see
+    ``DpDisparity.join``; for students that have one."""
     quantised_stage: QuantisedStageRecipe | None = None
     """Without it the student stays in float, and its checkpoint has no ranges to export in int8."""
     targets: TargetRecipe = field(default_factory=TargetRecipe)
@@ -208,6 +211,7 @@ class Recipe:
             raise SchemaError(
                 f"seed must not be negative and save_every positive, found {self.seed} and {self.save_every}"
             )
+        self._check_companion()
         self._check_sizes()
         self._check_sigma()
         self._check_disparities()
@@ -217,6 +221,12 @@ class Recipe:
         """The stages by name, in order."""
         stages: dict[str, StageRecipe] = {"float": self.float_stage}
         return stages if self.quantised_stage is None else stages | {"quantised": self.quantised_stage}
+
+    def _check_companion(self) -> None:
+        wanted = student_entry(self.student).companion
+        if (wanted is None) != (self.companion is None):
+            found = self.companion or "none"
+            raise SchemaError(f"companion: {self.student} joins {wanted or 'no other student'}, found {found}")
 
     def _check_sizes(self) -> None:
         multiple = 2 ** len(student_entry(self.student).widths)

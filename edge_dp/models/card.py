@@ -14,6 +14,7 @@ _TRAINING = {
     "data_licence": "Licence of the data",
     "teacher": "Teacher",
     "teacher_licence": "Licence of the teacher",
+    "companion": "Joined with",
     "ground_truth_used": "Ground truth used",
     "minutes": "Minutes of training, simulation included",
     "machine": "Machine",
@@ -34,7 +35,7 @@ def model_card(checkpoint: Checkpoint) -> str:
         "Outputs": f"disparity (px of the input) and confidence, (1, 1, {height // 2}, {width // 2})",
         "Quantised": f"int8, {len(checkpoint.ranges)} activations" if checkpoint.ranges else "no",
     }
-    made = {title: _words(training[name]) for name, title in _TRAINING.items() if name in training}
+    made = {title: _words(training[name]) for name, title in _TRAINING.items() if training.get(name) is not None}
     metrics = {name.replace("_", " "): _words(value) for name, value in training.get("metrics", {}).items()}
     parts = [f"# {checkpoint.student}", f"{entry.summary}.".capitalize(), _table(network)]
     parts += ["## Training", _table(made), "## Metrics", _table(metrics)]

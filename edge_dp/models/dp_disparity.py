@@ -73,6 +73,9 @@ class DpDisparity(nn.Module):
         depths: further 3x3 convolutions of each encoder level after the one that halves the size.
         monocular: look at the left view alone. Both are fed all the same, so that a control runs wherever a student does.
 
+    Attributes:
+        companion: a smaller network beside this one, or None. The maps of both are added up, see ``join``.
+
     Input ``views`` (N, 2, H, W): left and right green plane in linear light, [0, 1], exposure-normalised; H and W multiples
     of 2^len(widths).
 
@@ -113,6 +116,7 @@ class DpDisparity(nn.Module):
         with torch.no_grad():
             weight.mul_(_SHY)
             bias.zero_()
+        self.companion: DpDisparity | None = None
 
     @property
     def input_multiple(self) -> int:
@@ -121,6 +125,11 @@ class DpDisparity(nn.Module):
 
     def forward(self, views: Tensor) -> tuple[Tensor, Tensor]:
         """Disparity and confidence; shapes as in the class."""
+        disparity, confidence = self._maps(views)
+        return _doubled(disparity), _doubled(confidence)
+
+    def _maps(self, views: Tensor) -> tuple[Tensor, Tensor]:
+        """Both maps at a quarter of the size, those of the companion added."""
         features = []
         x = views[:, :1] if self.monocular else views
         for level in self.encoder:
@@ -129,7 +138,28 @@ class DpDisparity(nn.Module):
         x = features.pop()
         for up in self.decoder:
             x = up(x, features.pop())
-        return _doubled(self.disparity(x)), _doubled(self.confidence(x))
+        disparity, confidence = self.disparity(x), self.confidence(x)
+        if self.companion is None:
+            return disparity, confidence
+        further = self.companion._maps(views)
+        return disparity + further[0], confidence + further[1]
+
+    def join(self, companion: DpDisparity) -> None:
+        """Take a student that was trained apart beside this one, so that the outputs are the mean of both, in place.
+
+        They err differently, and their mean errs less than either. Both students' last convolutions are halved, so that the sum
+        is the mean and no engine has to divide; the companion is of no use alone any more.
+
+        Raises:
+            InputError: there is a companion already, here or there.
+        """
+        if self.companion is not None or companion.companion is not None:
+            raise InputError("student: expected two without a companion to join, found one that has one")
+        with torch.no_grad():
+            for student in (self, companion):
+                for parameter in (*student.disparity.parameters(), *student.confidence.parameters()):
+                    parameter.mul_(0.5)
+        self.companion = companion
 
     def fold_batch_norm(self) -> None:
         """Replace every convolution and its batch-norm by one convolution, in place; for evaluation and quantisation."""

@@ -24,6 +24,7 @@ class StudentEntry:
     summary: str
     size: tuple[int, int] = (384, 512)  # height and width it is exported at unless told otherwise
     monocular: bool = False  # sees one of the two views
+    companion: str | None = None  # student whose network it has beside its own, their outputs averaged
 
 
 _DP_DISPARITY = "edge_dp.models.dp_disparity:DpDisparity"
@@ -56,6 +57,7 @@ STUDENTS: dict[str, StudentEntry] = {
             depths=(0, 2, 2, 2, 1),
             parameters=1_000_000,
             summary="dual-pixel disparity with confidence, the most accurate",
+            companion=_S.name,
         ),
         replace(_S, name="mono_disparity_s", summary="the control: dp_disparity_s with one eye shut", monocular=True),
     )
@@ -87,4 +89,6 @@ def build_student(name: str) -> DpDisparity:
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"{name} needs {error.name}: pip install 'edge-dp[train]'") from error
     student: DpDisparity = cls(entry.widths, entry.depths, entry.monocular)
+    if entry.companion is not None:
+        student.companion = build_student(entry.companion)
     return student

@@ -282,8 +282,12 @@ def test_shipped_checkpoint_builds_a_student_within_its_budget(shipped):
 
 
 def test_shipped_student_sees_disparity_and_its_int8_graph_sees_the_same(shipped):
-    """Simulated captures of another seed than any recipe's: much better than no network, and quantisation costs little."""
+    """Simulated captures of another seed than any recipe's: much better than no network, and quantisation costs little.
+
+    The control with one eye sees no disparity, and is to show just that.
+    """
     checkpoint = read_checkpoint(shipped)
+    is_blind = student_entry(checkpoint.student).monocular
     student = checkpoint.build()
     shape = (1, 2, 96, 128)
     prepared = prepare(student, (torch.zeros(shape),))
@@ -295,9 +299,9 @@ def test_shipped_student_sees_disparity_and_its_int8_graph_sees_the_same(shipped
     with torch.no_grad():
         exact, quantised = (module(views)[0].numpy()[:, 0] for module in (student, convert(prepared)))
     without = np.abs(truth - np.median(truth)).mean()
-    assert np.abs(exact - truth).mean() < 0.55 * without
-    assert np.abs(quantised - truth).mean() < 0.55 * without
-    assert np.abs(exact - quantised).mean() < 0.15
+    for error in (np.abs(exact - truth).mean() / without, np.abs(quantised - truth).mean() / without):
+        assert 0.7 < error < 1.1 if is_blind else error < 0.55
+    assert np.abs(exact - quantised).mean() < (0.25 if is_blind else 0.15)
 
 
 def test_shipped_checkpoint_names_teacher_data_and_their_licences(shipped):
@@ -307,8 +311,9 @@ def test_shipped_checkpoint_names_teacher_data_and_their_licences(shipped):
 
 
 def test_shipped_checkpoint_states_its_held_out_error_for_each_precision(shipped):
-    metrics = read_checkpoint(shipped).training["metrics"]
-    assert 0 < metrics["held_out_epe_px_float"] < 1
+    checkpoint = read_checkpoint(shipped)
+    metrics = checkpoint.training["metrics"]
+    assert 0 < metrics["held_out_epe_px_float"] < (1.5 if student_entry(checkpoint.student).monocular else 1)
     assert 0 < metrics["held_out_epe_px_quantised"] < 1.5 * metrics["held_out_epe_px_float"] + 0.02
 
 

@@ -6,6 +6,7 @@ import torch
 
 from edge_dp.errors import InputError
 from edge_dp.models.confidence import expected_error
+from edge_dp.models.dp_disparity import DpDisparity
 from edge_dp.models.registry import STUDENTS, build_student, student_entry
 
 INTEGER_OPS = {
@@ -124,6 +125,32 @@ def test_exported_graph_holds_only_operations_that_every_engine_executes_in_inte
     found = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
     assert found <= INTEGER_OPS
     assert "aten.conv2d.default" in found
+
+
+def test_joined_students_say_the_mean_of_what_each_said_alone():
+    large, small = DpDisparity((8, 12, 16), (1, 0, 1)).eval(), DpDisparity((8, 8), (0, 1)).eval()
+    views = torch.rand(2, 2, 64, 96)
+    alone = [run(student, views) for student in (large, small)]
+    large.join(small)
+    for joined, one, other in zip(run(large, views), *alone, strict=True):
+        torch.testing.assert_close(joined, (one + other) / 2)
+    large.fold_batch_norm()
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in large.modules())
+    with pytest.raises(InputError, match="expected two without a companion to join"):
+        large.join(DpDisparity((8, 8), (0, 1)))
+
+
+def test_student_and_its_companion_are_those_of_the_registry(entry):
+    """The larger student's own part draws the same random weights with and without a companion."""
+    torch.manual_seed(5)
+    student = build_student(entry.name)
+    assert (student.companion is None) == (entry.companion is None)
+    if entry.companion is not None:
+        assert student.companion.widths == STUDENTS[entry.companion].widths
+        torch.manual_seed(5)
+        alone = DpDisparity(entry.widths, entry.depths)
+        for name, value in alone.state_dict().items():
+            assert torch.equal(value, student.state_dict()[name])
 
 
 def test_unknown_student_lists_the_known_ones():

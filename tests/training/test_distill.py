@@ -228,6 +228,44 @@ def test_run_that_is_killed_again_and_again_ends_in_the_same_bits(finished, tmp_
     assert steps == [*range(4, 41, 4), 4, 8, 12]  # each once
 
 
+JOINED = dataclasses.replace(
+    RECIPE, student="dp_disparity_m", companion=STUDENT, float_stage=dataclasses.replace(RECIPE.float_stage, steps=6)
+)
+
+
+def test_student_is_joined_with_its_trained_companion(finished, tmp_path):
+    """Without the quantised stage: the companion's weights are the checkpoint's, its heads halved; killing changes nothing."""
+    companion = finished.folder / "checkpoint"
+    recipe = dataclasses.replace(JOINED, companion=str(companion), quantised_stage=None)
+    folder = begin(tmp_path / "run", recipe, finished)
+    with pytest.raises(KilledError):
+        train(recipe, folder, resume=True, kill_at=("float", 5))
+    train(recipe, folder, resume=True)
+    trained = read_checkpoint(folder / "checkpoint")
+    its = {
+        name.removeprefix("companion."): value
+        for name, value in trained.weights.items()
+        if name.startswith("companion.")
+    }
+    for name, value in finished.checkpoint.weights.items():
+        is_head = name.split(".")[0] in ("disparity", "confidence")
+        np.testing.assert_array_equal(its[name], value / 2 if is_head else value)
+    metrics = trained.training["metrics"]
+    assert error(trained.build(), finished.evaluated[0][1]) == pytest.approx(
+        metrics["held_out_epe_px_joined"], abs=6e-5
+    )
+    assert metrics["held_out_epe_px_joined"] < metrics["held_out_epe_px_float"]  # of 6 steps
+    assert trained.training["companion"] == f"{companion}, a {STUDENT}"
+    assert f"| Joined with | {companion}, a {STUDENT} |" in (folder / "checkpoint/card.md").read_text()
+
+
+def test_companion_of_another_kind_is_refused_before_anything_is_done(tmp_path):
+    recipe = dataclasses.replace(JOINED, companion="dp_disparity_xs")
+    with pytest.raises(InputError, match="companion: dp_disparity_xs: expected a checkpoint of dp_disparity_s"):
+        train(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_finished_run_is_resumed_without_further_steps(finished):
     before = {path.name: path.read_bytes() for path in (finished.folder / "checkpoint").iterdir()}
     steps = []
