@@ -1,7 +1,8 @@
 """Accuracy on the device: the task's metric on a data set, through the artifact and through the model itself.
 
 What a data set knows decides what is scored: disparity in px gives the end-point error; disparity or depth up to an affine map
-gives AI(1), AI(2) and 1 - |Spearman|, under the data set's own protocol where it has published one. Lower is better in all.
+gives AI(1), AI(2) and 1 - |Spearman|, under the data set's own protocol where it has published one. Beside depth, disparity is
+corrected for the field of the sensor first. Lower is better in all.
 
 A bundle stands alone and holds no float model, but an artifact in fp32 whose parity with it has been proven: that artifact, on
 the host, stands for the model.
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_dp.bundle.manifest import Artifact, Bundle
-from edge_dp.data import Dataset, DpSample, open_dataset, to_sensor_orientation
+from edge_dp.data import Dataset, DpSample, correct_field, open_dataset, to_sensor_orientation
 from edge_dp.data.registry import dataset_entry
 from edge_dp.errors import EdgeDpError, InputError, MissingExtraError
 from edge_dp.metrics import PROTOCOLS, ai1, ai2, bad_px, epe, one_minus_abs_spearman
@@ -132,8 +133,9 @@ def score(disparity: Map, sample: DpSample, dataset: str) -> Scores:
         return _by_protocol(disparity, sample, dataset)
     target: NDArray[Any] | None = sample.affine_disparity
     if target is None and sample.depth is not None:
+        disparity = correct_field(disparity, sample.sensor)
         with np.errstate(divide="ignore", invalid="ignore"):  # outside the mask there may be anything
-            target = -1 / sample.depth  # disparity is affine in inverse depth
+            target = -1 / sample.depth  # what is corrected for the field is affine in inverse depth
     if target is None:
         return {}
     return {

@@ -126,6 +126,15 @@ def test_truth_of_unknown_scale_is_scored_up_to_it(known, recwarn):
     assert max(perfect.values()) < 1e-3
 
 
+def test_depth_is_scored_by_what_the_sensor_shows_all_over_its_field():
+    """A disparity that fades towards the sides, as the lens vignettes there, is perfect."""
+    sensor = load_sensor("canon_r6")
+    capture = replace(sample(depth=1 / (2 - TRUTH)), sensor=sensor)
+    seen = (2 * TRUTH - 7) * sensor.alpha_field.sample(12, 20)
+    assert max(score(seen, capture, "any").values()) < 1e-3
+    assert score(seen, replace(capture, sensor=load_sensor("generic_8bit")), "any")["AI(1)"] > 0.1
+
+
 def test_a_published_protocol_decides_and_sees_the_files_as_they_lie():
     """google2019 crops 512 x 384 px of portrait files, whose dual-pixel axis is y: a sample is turned."""
     rng = np.random.default_rng(1)
