@@ -125,11 +125,18 @@ class DpDisparity(nn.Module):
 
     def forward(self, views: Tensor) -> tuple[Tensor, Tensor]:
         """Disparity and confidence; shapes as in the class."""
-        disparity, confidence = self._maps(views)
+        # The order of operations numbers the activations that a checkpoint has ranges of: it must stay.
+        x = self._features(views)
+        if self.companion is None:
+            return _doubled(self.disparity(x)), _doubled(self.confidence(x))
+        disparity, confidence = self.disparity(x), self.confidence(x)
+        x = self.companion._features(views)
+        further = self.companion.disparity(x), self.companion.confidence(x)
+        disparity, confidence = disparity + further[0], confidence + further[1]
         return _doubled(disparity), _doubled(confidence)
 
-    def _maps(self, views: Tensor) -> tuple[Tensor, Tensor]:
-        """Both maps at a quarter of the size, those of the companion added."""
+    def _features(self, views: Tensor) -> Tensor:
+        """(N, C, H/4, W/4): what the two maps are made of."""
         features = []
         x = views[:, :1] if self.monocular else views
         for level in self.encoder:
@@ -138,11 +145,7 @@ class DpDisparity(nn.Module):
         x = features.pop()
         for up in self.decoder:
             x = up(x, features.pop())
-        disparity, confidence = self.disparity(x), self.confidence(x)
-        if self.companion is None:
-            return disparity, confidence
-        further = self.companion._maps(views)
-        return disparity + further[0], confidence + further[1]
+        return x
 
     def join(self, companion: DpDisparity) -> None:
         """Take a student that was trained apart beside this one, so that the outputs are the mean of both, in place.

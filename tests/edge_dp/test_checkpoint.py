@@ -13,7 +13,7 @@ from edge_dp.models.card import model_card
 from edge_dp.models.checkpoint import Checkpoint, read_checkpoint, shipped_checkpoints, write_checkpoint
 from edge_dp.models.registry import STUDENTS, build_student, student_entry
 from edge_dp.preprocessing import ExposureNormalisation
-from edge_dp.quantization.qat import convert, observe_weights, prepare, restore_ranges
+from edge_dp.quantization.qat import convert, observe_weights, prepare, read_ranges, restore_ranges
 from edge_dp.quantization.ranges import ActivationRange
 from edge_dp.simulation.capture import SimulationConfig, simulate_capture
 from edge_dp.simulation.scenes import SceneConfig
@@ -302,6 +302,14 @@ def test_shipped_student_sees_disparity_and_its_int8_graph_sees_the_same(shipped
     for error in (np.abs(exact - truth).mean() / without, np.abs(quantised - truth).mean() / without):
         assert 0.7 < error < 1.1 if is_blind else error < 0.55
     assert np.abs(exact - quantised).mean() < (0.25 if is_blind else 0.15)
+
+
+def test_ranges_of_a_shipped_checkpoint_are_those_of_the_graph_in_its_order(shipped):
+    """Ranges go by the names of activations, which an exported graph numbers: operations that change place lose them."""
+    checkpoint = read_checkpoint(shipped)
+    prepared = prepare(checkpoint.build(), (torch.zeros(1, 2, 96, 128),))
+    restore_ranges(prepared, checkpoint.ranges)
+    assert tuple(read_ranges(prepared)) == checkpoint.ranges
 
 
 def test_shipped_checkpoint_names_teacher_data_and_their_licences(shipped):
