@@ -2,7 +2,7 @@
 //   native_checks json < documents          each as its length, a newline and its bytes -> one line each: its value, or "refused"
 //   native_checks sha256 < documents        -> one digest each
 //   native_checks model BUNDLE ARTIFACT u8|u16|f32 HEIGHT WIDTH LEFT RIGHT OUT capture|network [REPEATS]
-//       -> OUT: the network's input, disparity, confidence, as float32; standard output: height and width of the maps
+//       -> OUT: the network's input, disparity, confidence, corrected disparity, as float32; standard output: height and width of the maps
 
 #include <fstream>
 #include <iostream>
@@ -62,7 +62,7 @@ void predict(char** words, int repeats) {
     out.write(reinterpret_cast<const char*>(values), std::streamsize(count * sizeof(float)));
   };
   write(model.last_input().data(), model.last_input().size());
-  for (const auto& map : {maps.disparity, maps.confidence}) write(map.data, std::size_t(map.height) * std::size_t(map.width));
+  for (const auto& map : {maps.disparity, maps.confidence, model.corrected(maps.disparity)}) write(map.data, std::size_t(map.height) * std::size_t(map.width));
   std::cout << maps.disparity.height << " " << maps.disparity.width << "\n";
 }
 

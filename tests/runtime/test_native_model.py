@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import edge_dp
 from edge_dp.bundle.manifest import MANIFEST, Preprocessing, read_bundle, write_manifest
-from edge_dp.data import DpSample, read_pair
+from edge_dp.data import DpSample, correct_field, read_pair
 from edge_dp.data.pfm import read_pfm
 from edge_dp.preprocessing import ExposureNormalisation
 from edge_dp.runtime.engines.native import NativeEngine
@@ -178,7 +178,7 @@ def texture(height, width, seed=3):
 
 
 def from_cpp(checks, folder, artifact, views, tmp_path, size="capture", repeats=1):
-    """Network input, disparity and confidence as edge_dp::Model gives them."""
+    """Network input, disparity, confidence and corrected disparity as edge_dp::Model gives them."""
     kind = {"float32": "f32", "uint16": "u16", "uint8": "u8"}[str(views[0].dtype)]
     paths = [tmp_path / "left.bin", tmp_path / "right.bin"]
     for path, view in zip(paths, views, strict=True):
@@ -189,7 +189,7 @@ def from_cpp(checks, folder, artifact, views, tmp_path, size="capture", repeats=
     height, width = map(int, stdout.split())
     values = np.fromfile(tmp_path / "out.bin", np.float32)
     network, maps = values[: 2 * 384 * 512], values[2 * 384 * 512 :]
-    return network.reshape(2, 384, 512), *maps.reshape(2, height, width)
+    return network.reshape(2, 384, 512), *maps.reshape(3, height, width)
 
 
 @pytest.mark.parametrize("shape", [(384, 512), (768, 1024), (500, 700), (1008, 513)], ids=str)
@@ -198,7 +198,8 @@ def test_model_of_linear_views_equals_the_predictor(bundle, checks, tmp_path, sh
     folder = copied(bundle, tmp_path / "bundle")
     left, right = (0.4 * view.astype(np.float32) for view in texture(*shape))
     for artifact in ARTIFACTS:
-        network, disparity, confidence = from_cpp(checks, folder, artifact, (left, right), tmp_path)
+        network, disparity, confidence, corrected = from_cpp(checks, folder, artifact, (left, right), tmp_path)
+        np.testing.assert_array_equal(corrected, disparity)  # of no sensor
         with edge_dp.load(folder, artifact) as predictor:
             sample = DpSample(left[None], right[None], PIXEL4, "views")
             np.testing.assert_allclose(network, predictor.network_input(sample)[0], rtol=0, atol=INPUT_TOLERANCE)
@@ -229,18 +230,20 @@ def test_model_of_raw_planes_equals_the_predictor(bundle, checks, tmp_path, sens
     views = [
         (sensor.black_level + view * (top - sensor.black_level) * 0.5).astype(sensor.dtype) for view in texture(*shape)
     ]
-    network, disparity, confidence = from_cpp(checks, folder, "executorch-fp32", views, tmp_path, repeats=2)
+    network, disparity, confidence, corrected = from_cpp(checks, folder, "executorch-fp32", views, tmp_path, repeats=2)
     with edge_dp.load(folder, "executorch-fp32") as predictor:
         expected = predictor.predict(*views)
     assert network.mean() == pytest.approx(0.2, abs=1e-3)
     assert_close("fp32", disparity, expected.disparity)
     assert_close("fp32", confidence, expected.confidence)
+    np.testing.assert_allclose(corrected, correct_field(disparity, sensor), rtol=1e-5)
+    assert np.abs(corrected - disparity).max() > 0.02
 
 
 def test_maps_at_the_networks_size(bundle, checks, tmp_path):
     folder = copied(bundle, tmp_path / "bundle")
     left, right = (0.4 * view.astype(np.float32) for view in texture(384, 512))
-    network, disparity, confidence = from_cpp(
+    network, disparity, confidence, _ = from_cpp(
         checks, folder, "executorch-fp32", (left, right), tmp_path, size="network"
     )
     path = bundle.path(bundle.manifest.artifact("executorch-fp32").path)
@@ -303,6 +306,7 @@ def change_of(path, value):
         (["sensor", "dp_axis"], "z", "dp_axis: expected 'x', found 'z'"),
         (["preprocessing", "white_level"], 1024, "white_level: expected a level above the black level"),
         (["preprocessing", "right_gain", "coefficients"], [[1], [1, 2]], "coefficients: expected rows of equal length"),
+        (["sensor", "alpha_field", "coefficients"], [[1], [1, 2]], "coefficients: expected rows of equal length"),
     ],
 )  # fmt: skip
 def test_manifests_are_checked(bundle, checks, tmp_path, path, value, words):

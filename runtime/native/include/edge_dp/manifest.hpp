@@ -32,6 +32,7 @@ struct Sensor {
   bool swap_views = false;   // what the sensor calls left is the right view
   int bytes_per_value = 2;
   std::optional<FieldPolynomial> right_gain;
+  std::optional<FieldPolynomial> alpha_field;  // disparity that one defocus shows, relative to its mean; none where unknown
 };
 
 struct Manifest {
@@ -130,6 +131,7 @@ inline Sensor sensor_of(const Json& profile, const Json& preprocessing) {
   sensor.bytes_per_value = dtype.text() == "uint8" ? 1 : 2;
   if (sensor.bytes_per_value == 2) require_text(dtype, "uint16");
   sensor.swap_views = profile.at("swap_views").boolean();
+  if (profile.has("alpha_field")) sensor.alpha_field = field_polynomial(profile.at("alpha_field"));
   return sensor;
 }
 

@@ -96,6 +96,26 @@ class Model {
     return predict(left_.plane(), right_.plane(), size);
   }
 
+  // A disparity of predict() or predict_raw(), of views that show the sensor's whole field, as a lens equally strong all over that
+  // field would show it: affine in inverse depth. The same again where the bundle's sensor does not say how its strength varies.
+  // It belongs to the model, until the next call.
+  Plane<float> corrected(const Plane<float>& disparity) {
+    corrected_.resize(disparity.height, disparity.width);
+    for (int y = 0; y < disparity.height; ++y) std::copy_n(disparity.row(y), disparity.width, corrected_.row(y));
+    if (!manifest_.sensor || !manifest_.sensor->alpha_field) return corrected_.plane();
+    auto number = [](float, float strength) { return strength; };
+    const bool is_turned = manifest_.sensor->turned;
+    if (is_turned) strength_.resize(disparity.width, disparity.height);
+    else strength_.resize(disparity.height, disparity.width);
+    over_field(strength_, *manifest_.sensor->alpha_field, number);
+    if (is_turned) {
+      turn(strength_, turned_);
+      std::swap(strength_, turned_);
+    }
+    for (std::size_t at = 0; at < corrected_.values.size(); ++at) corrected_.values[at] /= strength_.values[at];
+    return corrected_.plane();
+  }
+
   // What the network was given last: (1, 2, height, width).
   const std::vector<float>& last_input() const { return views_; }
 
@@ -147,7 +167,7 @@ class Model {
   Program program_;
   AreaResize resize_area_;
   std::vector<float> views_;
-  Picture left_, right_, turned_, clipped_, disparity_, confidence_;
+  Picture left_, right_, turned_, clipped_, disparity_, confidence_, corrected_, strength_;
 };
 
 }  // namespace edge_dp

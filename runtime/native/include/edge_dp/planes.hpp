@@ -63,23 +63,29 @@ void to_light(const Plane<Value>& raw, const Sensor& sensor, Picture& light) {
   }
 }
 
-// Multiply by a polynomial over the field and clip to [0, 1].
-inline void apply_gain(Picture& light, const FieldPolynomial& gain) {
-  const auto& rows = gain.coefficients;
+// Replace every value by combine(value, number), with the number that a polynomial over the field has there.
+template <class Combine>
+void over_field(Picture& picture, const FieldPolynomial& polynomial, Combine combine) {
+  const auto& rows = polynomial.coefficients;
   std::vector<double> in_x(rows[0].size());
-  for (int y = 0; y < light.height; ++y) {
-    double v = (2.0 * y + 1) / light.height - 1;
+  for (int y = 0; y < picture.height; ++y) {
+    double v = (2.0 * y + 1) / picture.height - 1;
     for (std::size_t i = 0; i < in_x.size(); ++i) {
       in_x[i] = 0;
       for (std::size_t j = rows.size(); j-- > 0;) in_x[i] = in_x[i] * v + rows[j][i];
     }
-    float* values = light.row(y);
-    for (int x = 0; x < light.width; ++x) {
-      double u = (2.0 * x + 1) / light.width - 1, factor = 0;
-      for (std::size_t i = in_x.size(); i-- > 0;) factor = factor * u + in_x[i];
-      values[x] = std::min(std::max(values[x] * static_cast<float>(factor), 0.0f), 1.0f);
+    float* values = picture.row(y);
+    for (int x = 0; x < picture.width; ++x) {
+      double u = (2.0 * x + 1) / picture.width - 1, number = 0;
+      for (std::size_t i = in_x.size(); i-- > 0;) number = number * u + in_x[i];
+      values[x] = combine(values[x], static_cast<float>(number));
     }
   }
+}
+
+// Multiply by a gain over the field and clip to [0, 1].
+inline void apply_gain(Picture& light, const FieldPolynomial& gain) {
+  over_field(light, gain, [](float value, float factor) { return std::min(std::max(value * factor, 0.0f), 1.0f); });
 }
 
 // A quarter turn counter-clockwise, which takes the top of the picture to its left.
