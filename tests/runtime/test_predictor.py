@@ -242,7 +242,7 @@ def test_depth_where_the_strength_varies_over_the_field(predictor, captures, axi
 
 def test_without_a_field_there_is_nothing_to_correct(predictor, captures):
     sample = sample_of(captures[0])
-    for sensor in (replace(STRONG, alpha_field=None), load_sensor("generic_phone")):
+    for sensor in (STRONG, load_sensor("generic_phone")):
         found = predictor.predict(replace(sample, sensor=sensor))
         np.testing.assert_array_equal(found.corrected_disparity, found.disparity)
         assert not np.shares_memory(found.corrected_disparity, found.disparity)
