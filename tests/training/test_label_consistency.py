@@ -39,6 +39,7 @@ class PlaneTeacher:
     liar: tuple = ()
     lie: float = 0.0
     views: int | None = 2
+    weights_file: None = None
     name: str = "plane"
     licence: Licence = LICENCE
     asked: list = field(default_factory=list)
@@ -61,6 +62,7 @@ class Says:
     of: dict
     sigma: float = 0.1
     views: int = 2
+    weights_file: None = None
     name: str = "says"
     licence: Licence = LICENCE
 

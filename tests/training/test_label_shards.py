@@ -1,5 +1,6 @@
 """Labels on disk: the same bytes however they are made, and none without saying where they come from."""
 
+import hashlib
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from edge_dp.training.labels import (
     LabelConfig,
     RenderedCaptures,
     TeacherChoice,
+    data_set_key,
     label_set,
     label_settings,
     read_provenance,
@@ -28,6 +30,7 @@ from edge_dp.training.labels import (
 )
 from edge_dp.training.labels.teachers import resolve
 from edge_dp.training.teachers.base import Estimate, Licence
+from edge_dp.training.teachers.stereo_net import WEIGHTS
 
 SOURCE = RenderedCaptures(4, 10, SimulationConfig(SceneConfig(height=32, width=64, margin=16)))
 SGM = TeacherChoice("sgm", {"disparities": 48})
@@ -227,6 +230,7 @@ class Moody:
     name = "moody"
     licence = Licence("none", "none", commercial=True)
     views = 2
+    weights_file = None
 
     def estimate(self, views):
         good = resolve(SGM).estimate(views)
@@ -235,6 +239,18 @@ class Moody:
         if self.does == "nan":
             return Estimate(np.full_like(good.disparity, np.nan), good.sigma, np.ones_like(good.valid))
         return Estimate(good.disparity, good.sigma, np.zeros_like(good.valid))
+
+
+def test_other_weights_at_the_same_path_make_other_labels(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    teacher = TeacherChoice("stereo_net", {"weights": str(path)})
+    notes, keys = [], []
+    for content in (WEIGHTS.read_bytes(), WEIGHTS.read_bytes()[:-1] + b"\0"):
+        path.write_bytes(content)
+        notes.append(label_settings(SOURCE, resolve(teacher), LabelConfig())["teacher"])
+        keys.append(data_set_key(SOURCE.seed, SOURCE.config, teacher))
+        assert notes[-1]["weights_sha256"] == hashlib.sha256(content).hexdigest()
+    assert notes[0]["options"] == notes[1]["options"] and keys[0] != keys[1]
 
 
 def test_captures_without_labels_stay_with_an_empty_mask_and_are_listed(tmp_path):

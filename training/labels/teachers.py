@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+from edge_dp.files import sha256
 from edge_dp.training.teachers.base import Teacher
 from edge_dp.training.teachers.registry import build_teacher
 
@@ -34,10 +35,15 @@ def resolve(teacher: Teacher | TeacherChoice) -> Teacher:
 
 
 def teacher_note(teacher: Teacher) -> dict[str, Any]:
-    """Name, options and licence, as JSON values: what labels say of who made them."""
+    """Name, options, licence and the SHA-256 of its weights, as JSON values: what labels say of who made them.
+
+    Raises:
+        InputError: its weights cannot be read.
+    """
     given: Any = teacher  # a protocol's instance may be a dataclass or not
     options = dataclasses.asdict(given) if dataclasses.is_dataclass(given) and not isinstance(given, type) else {}
-    return {"name": teacher.name, "options": options, "licence": dataclasses.asdict(teacher.licence)}
+    note = {"name": teacher.name, "options": options, "licence": dataclasses.asdict(teacher.licence)}
+    return note if teacher.weights_file is None else {**note, "weights_sha256": sha256(teacher.weights_file)}
 
 
 @cache

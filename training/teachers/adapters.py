@@ -124,6 +124,11 @@ class FileTeacher(ABC):
             raise InputError(f"{self.path}: no such file")
 
     @property
+    def weights_file(self) -> Path:
+        """As ``Teacher``."""
+        return Path(self.path)
+
+    @property
     def licence(self) -> Licence:
         """What was stated of the file."""
         return Licence(self.code_licence, self.weights_licence, self.commercial)

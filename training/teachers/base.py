@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -106,6 +107,11 @@ class Teacher(Protocol):
     name: str
     licence: Licence
     views: int | None
+
+    @property
+    def weights_file(self) -> Path | None:
+        """The file that its answers depend on besides its options; its SHA-256 goes into each label's provenance."""
+        ...
 
     def estimate(self, views: Sequence[View]) -> Estimate:
         """Disparity of ``views[0]`` against ``views[1]``, and whatever further ones it can use.

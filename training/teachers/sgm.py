@@ -43,6 +43,11 @@ class SgmTeacher:
         if not self.sigma_floor > 0:
             raise SchemaError(f"sigma_floor: expected px above 0, found {self.sigma_floor}")
 
+    @property
+    def weights_file(self) -> None:
+        """It has none."""
+        return None
+
     def estimate(self, views: Sequence[View]) -> Estimate:
         """As ``Teacher``; sigma from how far the two directions differ (``spread_of_difference``)."""
         pair = Pair.of(views, self.name)

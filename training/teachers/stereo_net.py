@@ -54,6 +54,11 @@ class StereoNetTeacher:
         if self.precision not in ("fp32", "bf16"):
             raise SchemaError(f"precision: expected fp32 or bf16, found {self.precision!r}")
 
+    @property
+    def weights_file(self) -> Path:
+        """As ``Teacher``."""
+        return Path(self.weights) if self.weights else WEIGHTS
+
     def estimate(self, views: Sequence[View]) -> Estimate:
         """As ``Teacher``.
 
@@ -80,7 +85,7 @@ def _believed(teacher: StereoNetTeacher, *pair: tuple[bytes, tuple[int, ...], st
         import torch
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"stereo_net needs {error.name}: pip install 'edge-dp[train]'") from error
-    network = _network(teacher.weights or str(WEIGHTS), teacher.device)
+    network = _network(str(teacher.weights_file), teacher.device)
     views = [np.frombuffer(data, dtype).reshape(shape) for data, shape, dtype in pair]
     height, width = views[0].shape[1:]
     padding = ((0, -height % _MULTIPLE), (0, -width % _MULTIPLE))
