@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import json
 import re
 import subprocess
@@ -138,6 +139,14 @@ class Browser:
             if match := re.search(r"started successfully on port (\d+)", line):
                 return int(match[1])
         raise RuntimeError("chromedriver ended without naming its port")
+
+
+@pytest.fixture(scope="module")
+def few_objects_to_collect() -> Iterator[None]:
+    """Every conversion by coremltools collects garbage; walking all that torch allocated on import takes most of the time."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
