@@ -17,7 +17,7 @@ AT_MOST: dict[tuple[str, str], dict[str, float]] = {
 SLOPE_SHARE = 0.25
 PLANE_PX = 0.2
 SIGN_SETS = ("pixel4", "canon", "antinous", "lytro")
-"""Rendered scenes may be all at one distance, or show nothing that matches."""
+"""Rendered scenes may show nothing that matches."""
 INT8_SETS = ("pixel4", "canon", "rendered")
 """Light fields reach beyond the disparities that the students' integers hold."""
 INT8_AI2_SHARE, INT8_PX = 0.02, 0.05

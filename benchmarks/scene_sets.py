@@ -230,12 +230,15 @@ def lytro() -> SceneSet:
 
 
 def rendered(count: int = RENDERED_SCENES) -> SceneSet:
-    """Procedural scenes of a seed that nothing is trained on, lens and sensor drawn anew for each, exact truth."""
+    """Procedural scenes of a seed that nothing is trained on, lens and sensor drawn anew for each, exact truth.
+
+    Every plane is slanted. Pixels of equal truth have no order: with the training's share of upright planes, the truth with
+    a millionth of a px of noise has 1-|rho| of 0.11 in the mean, and 1 in a scene that is all at one distance.
+    """
     height, width = NETWORK_SIZE
     models = {"half_aperture": 0.35, "butterworth": 0.1, "translating_disc": 0.1, "sensor:pixel4": 0.45}
-    config = SimulationConfig(
-        scene=SceneConfig(height=height, width=width, disparity=(-4.0, 5.0)), lens=LensConfig(models=models)
-    )
+    scene = SceneConfig(height=height, width=width, disparity=(-4.0, 5.0), slant_share=1.0)
+    config = SimulationConfig(scene=scene, lens=LensConfig(models=models))
 
     def read(name: str) -> DpSample:
         capture = simulate_capture(RENDERED_SEED, int(name), config)
