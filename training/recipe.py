@@ -90,11 +90,8 @@ class StageRecipe:
     weight_decay: float = 1e-4
     schedule: str = "cosine"
     """``cosine`` or ``one_cycle``, see ``edge_dp.training.loop.schedule``."""
-    schedule_steps: int | None = None
-    """Steps that the schedule is made for, where the stage ends before it does; none: as many as ``steps``. On captures of real
-    cameras the average of weights whose rate is still high can be better than what a rate of 0 makes of it."""
     warmup: float = 0.1
-    """Share of the schedule's steps over which the learning rate rises."""
+    """Share of the steps over which the learning rate rises."""
     clip_norm: float = 5.0
     """Largest norm of the gradient."""
     ema: float = 0.0
@@ -120,8 +117,6 @@ class StageRecipe:
         if self.weight_decay < 0:
             raise SchemaError(f"weight_decay must not be negative, found {self.weight_decay}")
         _one_of("schedule", self.schedule, SCHEDULES)
-        if self.schedule_steps is not None and self.schedule_steps < self.steps:
-            raise SchemaError(f"schedule_steps must be at least steps, {self.steps}, found {self.schedule_steps}")
         if not 0.0 <= self.warmup < 1.0:
             raise SchemaError(f"warmup must be a share of the steps, at least 0 and less than 1, found {self.warmup}")
         if self.clip_norm <= 0:

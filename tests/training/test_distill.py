@@ -389,20 +389,6 @@ def test_float_stage_trains_with_every_setting_and_ships_the_student_alone(finis
     assert np.isfinite(checkpoint.training["metrics"]["held_out_epe_px_float"])
 
 
-def test_a_stage_that_ends_before_its_schedule_is_the_beginning_of_the_whole_one(finished, tmp_path):
-    whole = dataclasses.replace(FLOAT_ONLY, float_stage=RECIPE.float_stage)
-    stage = dataclasses.replace(whole.float_stage, steps=5, schedule_steps=whole.float_stage.steps)
-    part_of_it = dataclasses.replace(whole, float_stage=stage)
-    folders = [begin(tmp_path / name, recipe, finished) for name, recipe in (("whole", whole), ("part", part_of_it))]
-    with pytest.raises(KilledError):
-        train(whole, folders[0], resume=True, kill_at=("float", 6))
-    train(part_of_it, folders[1], resume=True)
-    of_whole, of_part = (load_file(folder / "float.safetensors") for folder in folders)
-    assert of_whole.keys() == of_part.keys()
-    for name, array in of_whole.items():
-        np.testing.assert_array_equal(of_part[name], array)
-
-
 def test_supervision_by_ground_truth_is_said_in_the_checkpoint(finished, tmp_path):
     targets = TargetRecipe(supervision="ground_truth", use_mask=False)
     recipe = dataclasses.replace(FLOAT_ONLY, targets=targets)

@@ -112,8 +112,7 @@ class _Stage:
 
     def _step(self, step: int, batch: Batch) -> dict[str, float]:
         recipe, processes = self.recipe, self.loop.processes
-        planned = recipe.schedule_steps or recipe.steps
-        rate, momentum = rates(recipe.schedule, recipe.learning_rate, recipe.warmup, planned, step)
+        rate, momentum = rates(recipe.schedule, recipe.learning_rate, recipe.warmup, recipe.steps, step)
         for group in self.optimiser.param_groups:
             group["lr"], group["betas"] = rate * group["per_rate"], (momentum, group["betas"][1])
         torch.manual_seed(_seed(self.loop.recipe.seed, self.index, step, processes.rank))
