@@ -232,8 +232,8 @@ def lytro() -> SceneSet:
 def rendered(count: int = RENDERED_SCENES) -> SceneSet:
     """Procedural scenes of a seed that nothing is trained on, lens and sensor drawn anew for each, exact truth.
 
-    Every plane is slanted. Pixels of equal truth have no order: with the training's share of upright planes, the truth with
-    a millionth of a px of noise has 1-|rho| of 0.11 in the mean, and 1 in a scene that is all at one distance.
+    Every plane is slanted: pixels of equal truth have no order, so with upright planes the truth itself, with the least noise,
+    is far from a 1-|rho| of 0, and at 1 in a scene that is all at one distance.
     """
     height, width = NETWORK_SIZE
     models = {"half_aperture": 0.35, "butterworth": 0.1, "translating_disc": 0.1, "sensor:pixel4": 0.45}

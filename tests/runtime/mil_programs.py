@@ -1,4 +1,7 @@
-"""Core ML programs of one op, written to a package as they stand, and read back."""
+"""Core ML programs of one op, written to a package as they stand, and read back.
+
+Tests take torch and coremltools from here, so that a machine without them skips with a reason.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import pytest
 
 if any(importlib.util.find_spec(module) is None for module in ("coremltools", "torch")):
     pytest.skip("needs the coreml extra", allow_module_level=True)
+
 import torch
 from torch.nn import functional as F  # noqa: N812
 

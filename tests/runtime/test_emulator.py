@@ -23,6 +23,7 @@ from ..conftest import missing
 
 CORE, OTHER = "cortex-a76", "cortex-a53"
 PART_OF_A76 = "0xd0b"  # Main ID Register, in the core's technical reference manual
+
 # Counts the instructions that hashing takes: perf_event_open(2), PERF_TYPE_HARDWARE, PERF_COUNT_HW_INSTRUCTIONS, user mode.
 COUNT = """
 import ctypes, hashlib, os, struct

@@ -24,8 +24,8 @@ from edge_dp.runtime.emulator.machine import find_machine, machines, start_machi
 
 from ..conftest import missing
 
-CORE, OTHER = "cortex-a76", "cortex-a53"
-PART_OF_A76 = "0xd0b"  # Main ID Register, in the core's technical reference manual
+CORE = "cortex-a76"
+
 
 # -- pieces ------------------------------------------------------------------------------------------------------------------
 
@@ -185,16 +185,22 @@ def test_folders_are_whole_or_not_there(empty_cache):
     assert list(empty_cache.iterdir()) == [folder]
 
 
-@pytest.mark.parametrize("damage", ["truncate", "delete", "listing"])
-def test_a_damaged_image_is_built_anew(empty_cache, monkeypatch, damage):
-    built = []
+@pytest.fixture
+def built(empty_cache, monkeypatch):
+    """The folders that an image was built into; it holds a kernel alone."""
+    folders = []
 
     def build(folder, progress, refresh):
-        built.append(folder)
+        folders.append(folder)
         with cache.filled(folder) as temporary:
             (temporary / "kernel").write_bytes(b"kernel")
 
     monkeypatch.setattr(image, "_build", build)
+    return folders
+
+
+@pytest.mark.parametrize("damage", ["truncate", "delete", "listing"])
+def test_a_damaged_image_is_built_anew(built, damage):
     made = image.build_image()
     assert image.build_image() == made == image.find_image()
     assert len(built) == 1
@@ -209,15 +215,7 @@ def test_a_damaged_image_is_built_anew(empty_cache, monkeypatch, damage):
     assert len(built) == 2
 
 
-def test_two_builders_build_once(empty_cache, monkeypatch):
-    built = []
-
-    def build(folder, progress, refresh):
-        built.append(folder)
-        with cache.filled(folder) as temporary:
-            (temporary / "kernel").write_bytes(b"kernel")
-
-    monkeypatch.setattr(image, "_build", build)
+def test_two_builders_build_once(built):
     threads = [threading.Thread(target=image.build_image) for _ in range(4)]
     for thread in threads:
         thread.start()

@@ -245,7 +245,7 @@ def test_other_weights_at_the_same_path_make_other_labels(tmp_path):
     path = tmp_path / "weights.safetensors"
     teacher = TeacherChoice("stereo_net", {"weights": str(path)})
     notes, keys = [], []
-    for content in (WEIGHTS.read_bytes(), WEIGHTS.read_bytes()[:-1] + b"\0"):
+    for content in (WEIGHTS.read_bytes(), WEIGHTS.read_bytes() + b"more"):
         path.write_bytes(content)
         notes.append(label_settings(SOURCE, resolve(teacher), LabelConfig())["teacher"])
         keys.append(data_set_key(SOURCE.seed, SOURCE.config, teacher))
