@@ -22,6 +22,7 @@ from edge_dp.converters.calibration import Calibration
 from edge_dp.converters.source import Network
 from edge_dp.models.checkpoint import Checkpoint
 from edge_dp.models.confidence import B_MAX, B_MIN
+from edge_dp.preprocessing import TRANSFERS
 from edge_dp.quantization.ranges import ActivationRange
 from edge_dp.sensors.profile import SensorProfile
 
@@ -65,7 +66,13 @@ def describe_checkpoint(
     into, out = _border_ranges(network, graphs)
     (name, shape), training = network.signature.inputs[0], checkpoint.training
     views = TensorSpec(
-        name, shape, "NCHW", "linear light", ("left", "right"), *_step(into[name]), value_range=(0.0, 1.0)
+        name,
+        shape,
+        "NCHW",
+        TRANSFERS[checkpoint.exposure.transfer],
+        ("left", "right"),
+        *_step(into[name]),
+        value_range=(0.0, 1.0),
     )
     meanings = {"disparity": ("px of the input", _DISPARITY), "confidence": ("", _CONFIDENCE)}
     outputs = tuple(

@@ -1,29 +1,45 @@
 """From linear camera planes to what the network takes. The manifest carries these numbers; a camera app repeats them.
 
-Only one step is left once black level, white level and shading are corrected: exposure. Dual-pixel disparity does not depend
-on how bright the scene is, so both views are multiplied by one gain that brings their common mean to a fixed value.
+Two steps are left once black level, white level and shading are corrected. Exposure: dual-pixel disparity does not depend on how
+bright the scene is, so both views are multiplied by one gain that brings their common mean to a fixed value. Transfer: integer
+networks see 256 levels, and equal steps of light would leave a shadow a handful of them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_dp.errors import InputError
+from edge_dp.bundle.schema import one_of
+from edge_dp.errors import InputError, SchemaError
+
+TRANSFERS = {"linear": "linear light", "square_root": "square root of linear light"}
+"""How the network's input tells light, and in words. ``square_root``: the noise of photons grows as the root of the light, so
+equal steps of the root are equally fine beside the noise, in shadow as in light (Anscombe, Biometrika 1948)."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExposureNormalisation:
-    """y = clip(gain * x, 0, 1) with gain = target_mean / mean(left and right), at most ``max_gain``.
+    """y = transfer(clip(gain * x, 0, 1)) with gain = target_mean / mean(left and right), at most ``max_gain``.
 
-    Light stays linear: both views share the gain, so their ratio is kept. What is more than 1 / target_mean times
-    brighter than the mean saturates, in both views alike.
+    Both views share the gain, so their ratio is kept. What is more than 1 / target_mean times brighter than the mean saturates,
+    in both views alike.
+
+    target_mean: of the light, before the transfer.
+    max_gain: of a dark capture.
+    transfer: of ``TRANSFERS``; the square root is IEEE 754's, the same on every machine.
     """
 
     target_mean: float = 0.2
     max_gain: float = 200.0
+    transfer: Annotated[str, one_of(*TRANSFERS)] = "linear"
+
+    def __post_init__(self) -> None:
+        if self.transfer not in TRANSFERS:
+            raise SchemaError(f"transfer: expected {' or '.join(TRANSFERS)}, found {self.transfer}")
 
     def gain(self, mean: float) -> np.float32:
         """What to multiply views by whose common mean is ``mean``; float32, in which they are multiplied.
@@ -43,4 +59,5 @@ class ExposureNormalisation:
         """
         means = views.mean(axis=(-3, -2, -1), keepdims=True, dtype=np.float64)
         gains = np.array([self.gain(mean) for mean in means.flat], np.float32).reshape(means.shape)
-        return np.clip(views.astype(np.float32, copy=False) * gains, 0.0, 1.0)
+        light = np.clip(views.astype(np.float32, copy=False) * gains, 0.0, 1.0)
+        return np.sqrt(light, out=light) if self.transfer == "square_root" else light

@@ -58,7 +58,7 @@ class Student:
         return np.zeros((1, 2, self.height, self.width), np.float32)
 
     def fill(self, buffer: Map, left: Map, right: Map, name: str) -> None:
-        """Resize both views by area to the network's size and normalise their exposure, without copying what fits already.
+        """Resize both views by area to the network's size and normalise them by ``exposure``, without copying what fits already.
 
         For an artifact that ``saturates`` light above 1 is left to it.
 
@@ -92,6 +92,8 @@ class Student:
             np.multiply(views[index], gain, out=plane)
             if not self.saturates:
                 np.clip(plane, 0.0, 1.0, out=plane)
+            if self.exposure.transfer == "square_root":
+                cv2.sqrt(plane, dst=plane)
 
     def stretch(self, width: int) -> np.float32:
         """How many px of a capture of that width make one of the network's input; of disparity along x, its unit."""

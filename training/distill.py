@@ -23,7 +23,6 @@ from edge_dp._version import VERSION
 from edge_dp.errors import InputError, MissingExtraError
 from edge_dp.models.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from edge_dp.models.registry import build_student, student_entry
-from edge_dp.preprocessing import ExposureNormalisation
 from edge_dp.quantization.ranges import ActivationRange
 from edge_dp.simulation.shards import claim_folder
 from edge_dp.training.labels import SHARD_SIZE, Samples, data_set_key, read_provenance, read_shards, write_shards
@@ -101,7 +100,7 @@ def _distil(
         part(captures, slice(None if is_in_loop else data.held_out, None)), use_mask=recipe.targets.use_mask
     )
     source: Source = Simulated(recipe, device) if is_in_loop else known
-    make = BatchMaker(source, recipe.targets, recipe.seed, device)
+    make = BatchMaker(source, recipe.targets, recipe.exposure, recipe.seed, device)
     record = Record(folder, *data.simulation.scene.disparity) if processes.is_first else None
     threads = max(1, workers // processes.count) if is_in_loop else 1
     shown = part(held_out, slice(_SHOWN))
@@ -114,24 +113,24 @@ def _distil(
     student.eval()
     errors = {"teacher": teacher_error(held_out)}
     if processes.is_first:
-        errors["float"] = end_point_error(student, held_out, processes.device)
+        errors["float"] = end_point_error(student, held_out, recipe.exposure, processes.device)
     student.fold_batch_norm()
     if (companion := _companion(recipe)) is not None:
         student.join(companion.build().to(processes.device))
         if processes.is_first:
-            errors["joined"] = end_point_error(student, held_out, processes.device)
+            errors["joined"] = end_point_error(student, held_out, recipe.exposure, processes.device)
     ranges: list[ActivationRange] = []
     if recipe.quantised_stage is not None:
         shape = (1, 2, *(recipe.quantised_stage.crop or source.size))
         prepared, ranges = _quantised(loop, student, recipe.quantised_stage, shape)
         if processes.is_first:
-            errors["quantised"] = end_point_error(prepared, held_out, processes.device)
+            errors["quantised"] = end_point_error(prepared, held_out, recipe.exposure, processes.device)
     checkpoint = Checkpoint(
         student=recipe.student,
         input_size=student_entry(recipe.student).size,
         weights={name: tensor.detach().cpu().numpy().copy() for name, tensor in student.state_dict().items()},
         ranges=tuple(ranges),
-        exposure=ExposureNormalisation(),
+        exposure=recipe.exposure,
         training=_training(recipe, processes, clock, errors, known.left_out),
     )
     if processes.is_first:
@@ -144,7 +143,7 @@ def _companion(recipe: Recipe) -> Checkpoint | None:
     """The trained student that this recipe's joins.
 
     Raises:
-        InputError: there is no such checkpoint, or it is of another student.
+        InputError: there is no such checkpoint, or it is of another student or sees the views otherwise.
     """
     if recipe.companion is None:
         return None
@@ -153,6 +152,11 @@ def _companion(recipe: Recipe) -> Checkpoint | None:
     if checkpoint.student != wanted:
         raise InputError(
             f"companion: {recipe.companion}: expected a checkpoint of {wanted}, found {checkpoint.student}"
+        )
+    if checkpoint.exposure != recipe.exposure:
+        raise InputError(
+            f"companion: {recipe.companion}: expected exposure {dataclasses.asdict(recipe.exposure)} as this recipe has, as both "
+            f"see the same views, found {dataclasses.asdict(checkpoint.exposure)}"
         )
     return checkpoint
 

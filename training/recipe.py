@@ -14,6 +14,7 @@ from edge_dp.config import from_mapping
 from edge_dp.errors import InputError, SchemaError
 from edge_dp.files import yaml_load
 from edge_dp.models.registry import student_entry
+from edge_dp.preprocessing import ExposureNormalisation
 from edge_dp.simulation.capture import SimulationConfig
 from edge_dp.training.labels.config import LabelConfig
 from edge_dp.training.labels.teachers import TeacherChoice
@@ -90,8 +91,11 @@ class StageRecipe:
     weight_decay: float = 1e-4
     schedule: str = "cosine"
     """``cosine`` or ``one_cycle``, see ``edge_dp.training.loop.schedule``."""
+    schedule_steps: int | None = None
+    """Steps that the schedule is made for, where the stage ends before it does; none: as many as ``steps``. On captures of real
+    cameras the average of weights whose rate is still high can be better than what a rate of 0 makes of it."""
     warmup: float = 0.1
-    """Share of the steps over which the learning rate rises."""
+    """Share of the schedule's steps over which the learning rate rises."""
     clip_norm: float = 5.0
     """Largest norm of the gradient."""
     ema: float = 0.0
@@ -117,6 +121,8 @@ class StageRecipe:
         if self.weight_decay < 0:
             raise SchemaError(f"weight_decay must not be negative, found {self.weight_decay}")
         _one_of("schedule", self.schedule, SCHEDULES)
+        if self.schedule_steps is not None and self.schedule_steps < self.steps:
+            raise SchemaError(f"schedule_steps must be at least steps, {self.steps}, found {self.schedule_steps}")
         if not 0.0 <= self.warmup < 1.0:
             raise SchemaError(f"warmup must be a share of the steps, at least 0 and less than 1, found {self.warmup}")
         if self.clip_norm <= 0:
@@ -199,6 +205,8 @@ class Recipe:
     quantised_stage: QuantisedStageRecipe | None = None
     """Without it the student stays in float, and its checkpoint has no ranges to export in int8."""
     targets: TargetRecipe = field(default_factory=TargetRecipe)
+    exposure: ExposureNormalisation = field(default_factory=ExposureNormalisation)
+    """How the student is shown the views, in training and wherever it is deployed."""
     teacher: TeacherChoice = field(default_factory=TeacherChoice)
     labels: LabelConfig = field(default_factory=LabelConfig)
     """How what the teacher says becomes labels."""

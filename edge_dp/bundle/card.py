@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
-from edge_dp.bundle.manifest import SCHEMA, Manifest, Preprocessing, TensorSpec, check_border
+from edge_dp.bundle.manifest import SCHEMA, SCHEMAS, Manifest, Preprocessing, TensorSpec, check_border
 from edge_dp.bundle.schema import Limit, Name, check_limits, check_plain
 from edge_dp.config import from_mapping
 from edge_dp.errors import SchemaError
@@ -22,7 +22,7 @@ class Card:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     preprocessing: Preprocessing | None = None
-    schema: Annotated[int, Limit(f"{SCHEMA}", {"enum": [SCHEMA]})] = SCHEMA
+    schema: Annotated[int, Limit(" or ".join(map(str, SCHEMAS)), {"enum": list(SCHEMAS)})] = SCHEMA
 
     @classmethod
     def of(cls, manifest: Manifest) -> Self:

@@ -8,7 +8,7 @@ A bundle is a folder that stands alone:
     stages.json       what each stage between the float model and each artifact costs
     report.json, report.html, report_pictures/    written by ``edge-dp validate``
 
-Within schema 1 fields may be added: readers pass over those they do not know and write them back. A change that an older reader
+Within a schema fields may be added: readers pass over those they do not know and write them back. A change that an older reader
 would misunderstand takes a new number, which older readers refuse.
 """
 
@@ -50,7 +50,9 @@ from edge_dp.preprocessing import ExposureNormalisation
 from edge_dp.quantization.ranges import ActivationRange
 from edge_dp.sensors.profile import FieldPolynomial, SensorProfile
 
-SCHEMA = 1
+SCHEMA = 2
+SCHEMAS = (1, 2)
+"""Those that are read: 1 knows no transfer of the exposure, all light is linear."""
 MANIFEST = "manifest.json"
 REFERENCES = ("float", "weights", "quantised")
 """The forms of the model whose outputs artifacts are compared with: as trained, with its int8 weights, and with int8 weights and
@@ -92,7 +94,8 @@ class TensorSpec:
 class Preprocessing:
     """What the app does before inference, in this order.
 
-    exposure: gain that brings the views' common mean to a fixed value; null where the model wants the light as it is.
+    exposure: gain that brings the views' common mean to a fixed value, and how the model is told the light; null where it wants
+    the light as it is.
     steps: everything that is done, in words.
     axis: of the input along which the views differ.
     views: their order in the channels of the first input.
@@ -106,6 +109,7 @@ class Preprocessing:
         "multiply the right view by right_gain",
         "turn the image so that the dual-pixel axis is x; resize by area to height and width of the input",
         "exposure: multiply both views by target_mean / mean(left and right), at most max_gain; clip to [0, 1]",
+        "transfer of the exposure: square_root, where it says so, takes the square root of that light",
         "stack (left, right) as channels",
     )
     axis: Annotated[str, one_of("x", "y")] = "x"
@@ -199,7 +203,7 @@ class Manifest:
     host: machine (instruction set), system and Python that wrote it.
     """
 
-    schema: Annotated[int, Limit(f"{SCHEMA}", {"enum": [SCHEMA]})]
+    schema: Annotated[int, Limit(" or ".join(map(str, SCHEMAS)), {"enum": list(SCHEMAS)})]
     model: Name
     created: str
     parameters: Count

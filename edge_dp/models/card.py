@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from edge_dp.models.registry import student_entry
+from edge_dp.preprocessing import TRANSFERS
 
 if TYPE_CHECKING:
     from edge_dp.models.checkpoint import Checkpoint
@@ -28,9 +29,10 @@ def model_card(checkpoint: Checkpoint) -> str:
     height, width = checkpoint.input_size
     parameters = sum(array.size for array in checkpoint.weights.values())
     training = checkpoint.training
+    light = TRANSFERS[checkpoint.exposure.transfer]
     network = {
         "Parameters": f"{parameters:,}",
-        "Input": f"views (1, 2, {height}, {width}): left and right green plane, linear light, exposure-normalised",
+        "Input": f"views (1, 2, {height}, {width}): left and right green plane, {light}, exposure-normalised",
         "Sees": "the left view alone" if entry.monocular else "both views",
         "Outputs": f"disparity (px of the input) and confidence, (1, 1, {height // 2}, {width // 2})",
         "Quantised": f"int8, {len(checkpoint.ranges)} activations" if checkpoint.ranges else "no",

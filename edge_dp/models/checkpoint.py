@@ -33,7 +33,9 @@ from edge_dp.quantization.ranges import ActivationRange
 if TYPE_CHECKING:
     from edge_dp.models.dp_disparity import DpDisparity
 
-SCHEMA = 1
+SCHEMA = 2
+SCHEMAS = (1, 2)
+"""Those that are read: in 1 the exposure has no transfer, all light is linear."""
 _CONFIG, _WEIGHTS, _RANGES, _TRAINING = "config.yaml", "weights.safetensors", "quantization.json", "training.json"
 _CARD = "card.md"
 
@@ -141,7 +143,7 @@ def read_checkpoint(name_or_folder: str | Path) -> Checkpoint:
     except SafetensorError as error:
         raise InputError(f"{folder / _WEIGHTS}: not safetensors: {error}") from error
     table = json_load(folder / _RANGES)
-    if table.get("schema") != SCHEMA or not isinstance(table.get("activations"), list):
+    if table.get("schema") not in SCHEMAS or not isinstance(table.get("activations"), list):
         raise SchemaError(
             f"{folder / _RANGES}: expected schema {SCHEMA} with a list of activations, found schema {table.get('schema')} "
             f"and {type(table.get('activations')).__name__}; upgrade edge-dp or write the checkpoint again"

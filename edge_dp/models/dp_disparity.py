@@ -76,8 +76,8 @@ class DpDisparity(nn.Module):
     Attributes:
         companion: a smaller network beside this one, or None. The maps of both are added up, see ``join``.
 
-    Input ``views`` (N, 2, H, W): left and right green plane in linear light, [0, 1], exposure-normalised; H and W multiples
-    of 2^len(widths).
+    Input ``views`` (N, 2, H, W): left and right green plane, [0, 1], as ``edge_dp.preprocessing`` makes it of linear light;
+    H and W multiples of 2^len(widths).
 
     Outputs, both (N, 1, H/2, W/2):
         disparity: px of the input, left(x) = right(x + d); positive is farther than the focus plane.

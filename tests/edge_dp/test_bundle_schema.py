@@ -50,7 +50,7 @@ def test_the_bundle_of_the_shipped_student_is_valid(bundle):
 
 # Each place with values of the wrong type or beyond its limit, told by hand: neither the code nor the schema is the oracle.
 WRONG = [
-    (("schema",), [2, 0, "1", None, 1.5]),
+    (("schema",), [3, 0, "1", None, 1.5]),
     (("model",), ["", "a\nb", 3, None]),
     (("parameters",), [-1, 2**63, "1", 0.5]),
     (("inputs",), [[], {}, None, [1]]),
@@ -62,6 +62,7 @@ WRONG = [
     (("preprocessing",), [[], "none", 1]),
     (("preprocessing", "axis"), ["z", None]),
     (("preprocessing", "exposure", "target_mean"), ["bright", None]),
+    (("preprocessing", "exposure", "transfer"), ["srgb", "", None, 1]),
     (("preprocessing", "right_gain", "field_px"), [[1], [1, 2, 3], [0.5, 1]]),
     (("sensor",), [[], "pixel4"]),
     (("artifacts", 0, "path"), ["", "/a", "../a", "a/..", "a/../b", "..", "a\\b", "a\nb", 1]),
@@ -172,7 +173,7 @@ def test_differences_name_the_field(manifest):
         ("[" * 100_000, "card: expected JSON"),
         ("[]", "card: expected a JSON object, found list"),
         ("{}", "card: field 'model' is missing"),
-        ('{"schema": 2, "model": []}', "card: schema 2 is newer"),
+        ('{"schema": 3, "model": []}', "card: schema 3 is newer"),
         (
             '{"model": "m", "inputs": [{"name": "x", "shape": [1e400]}], "outputs": []}',
             r"card: inputs\[0\].shape\[0\]: expected a fin",

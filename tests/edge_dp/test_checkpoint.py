@@ -176,8 +176,8 @@ def test_truncated_weights_are_refused_even_with_a_matching_checksum(folder, kee
 
 
 def test_newer_schema_says_what_to_upgrade(folder):
-    edit_config(folder, schema=2, something_new={"a": 1})
-    with pytest.raises(SchemaError, match=r"config\.yaml: schema 2 is newer .*upgrade edge-dp"):
+    edit_config(folder, schema=3, something_new={"a": 1})
+    with pytest.raises(SchemaError, match=r"config\.yaml: schema 3 is newer .*upgrade edge-dp"):
         read_checkpoint(folder)
 
 
@@ -253,7 +253,7 @@ def test_folder_that_holds_something_else_is_not_replaced(checkpoint, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
 
 
-@pytest.mark.parametrize("table", [{"schema": 1, "activations": None}, {"schema": 1, "activations": 3}, {"schema": 2}])
+@pytest.mark.parametrize("table", [{"schema": 1, "activations": None}, {"schema": 1, "activations": 3}, {"schema": 3}])
 def test_quantisation_without_a_list_of_activations_or_of_a_newer_schema_is_refused(folder, table):
     (folder / "quantization.json").write_text(json.dumps(table))
     correct_checksum(folder, "quantization.json")

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_dp.errors import InputError
+from edge_dp.errors import InputError, SchemaError
 from edge_dp.preprocessing import ExposureNormalisation
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -49,6 +49,32 @@ def test_what_is_five_times_brighter_than_the_mean_saturates_in_both_views():
     np.testing.assert_array_equal(seen[:, 3, 4], 1)
     np.testing.assert_allclose(seen[:, 5, 6], gain * 0.02, rtol=1e-6)
     assert seen.max() == 1
+
+
+@given(seed=SEEDS, scale=st.floats(0.05, 5))
+@settings(max_examples=30, deadline=None)
+def test_square_root_is_that_of_the_normalised_light(seed, scale):
+    views = (scale * dim_views(seed, spread=(0.0, 9.0))).astype(np.float32)
+    light = ExposureNormalisation()(views)
+    seen = ExposureNormalisation(transfer="square_root")(views)
+    assert seen.dtype == np.float32
+    np.testing.assert_array_equal(seen, np.sqrt(light.astype(float)).astype(np.float32))  # correctly rounded
+
+
+def test_steps_of_the_square_root_are_equally_fine_beside_the_noise_of_photons():
+    light = np.geomspace(1e-3, 0.95, 50).astype(np.float32).reshape(1, 1, 50)
+    beside_noise = {}
+    for transfer in ("linear", "square_root"):
+        as_it_is = ExposureNormalisation(target_mean=1.0, max_gain=1.0, transfer=transfer)
+        slope = (as_it_is(1.01 * light) - as_it_is(light)) / (0.01 * light)
+        beside_noise[transfer] = 1 / (255 * slope * np.sqrt(light))
+    spread = {transfer: float(steps.max() / steps.min()) for transfer, steps in beside_noise.items()}
+    assert spread["square_root"] < 1.001 and spread["linear"] == pytest.approx(np.sqrt(950), rel=0.01)
+
+
+def test_unknown_transfer_is_refused():
+    with pytest.raises(SchemaError, match="transfer: expected linear or square_root, found log"):
+        ExposureNormalisation(transfer="log")
 
 
 def test_gain_is_limited_in_the_dark():

@@ -284,7 +284,7 @@ def change_of(path, value):
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [
-        (["schema"], 2, "schema 2 is newer than this app reads (1)"),
+        (["schema"], 3, "schema 3 is newer than this app reads (2)"),
         (["schema"], "1", "schema: expected a number"),
         (["schema"], KeyError, "expected a field 'schema', found none"),
         (["inputs", 0, "shape"], [1, 2, 192, 256], "expected one input of shape (1, 2, 192, 256) as in the manifest"),
@@ -297,6 +297,7 @@ def change_of(path, value):
         (["outputs", 0, "name"], "depth", "outputs: expected an output called 'disparity'"),
         (["preprocessing"], None, "preprocessing: expected an object"),
         (["preprocessing", "exposure", "target_mean"], 0, "target_mean: expected a number above 0"),
+        (["preprocessing", "exposure", "transfer"], "log", "transfer: expected"),
         (["preprocessing", "axis"], "y", "axis: expected 'x', found 'y'"),
         (["preprocessing", "views"], ["right", "left"], "views: [0]: expected 'left', found 'right'"),
         (["artifacts", 0, "path"], "../x.pte", "path: expected a path that stays inside the bundle"),

@@ -149,7 +149,9 @@ def by_hand(bundle, artifact, left, right):
     gain = min(exposure.target_mean / views.mean(dtype=np.float64), exposure.max_gain)
     found = bundle.manifest.artifact(artifact)
     with make_engine(engine_for(found.format), bundle.path(found.path), signature(bundle)) as engine:
-        return engine.infer({"views": np.clip(views * gain, 0, 1)[None].astype(np.float32)})
+        light = np.clip(views * gain, 0, 1)
+        seen = np.sqrt(light) if exposure.transfer == "square_root" else light
+        return engine.infer({"views": seen[None].astype(np.float32)})
 
 
 @pytest.mark.parametrize("enlarge", [1, 2])

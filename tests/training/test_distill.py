@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 from edge_dp.errors import InputError, MissingExtraError, TrainingError
 from edge_dp.models.checkpoint import read_checkpoint
 from edge_dp.models.registry import STUDENTS, build_student
+from edge_dp.preprocessing import ExposureNormalisation
 from edge_dp.quantization import qat
 from edge_dp.quantization.qat import convert, observe_weights, prepare, restore_ranges
 from edge_dp.simulation.capture import SimulationConfig
@@ -33,6 +34,7 @@ RECIPE = Recipe(
     quantised_stage=QuantisedStageRecipe(
         steps=12, batch=4, learning_rate=5e-4, observe_steps=7, range_quantile=0.99, rounding_noise=0.5
     ),
+    exposure=ExposureNormalisation(transfer="square_root"),
     log=LogRecipe(every=4, pictures_every=10),
     save_every=5,
 )
@@ -122,7 +124,7 @@ def test_held_out_captures_are_evaluated_and_never_trained_on(finished):
 
 
 def error(module, samples):
-    return end_point_error(module, samples, CPU)
+    return end_point_error(module, samples, RECIPE.exposure, CPU)
 
 
 def test_error_goes_down_and_quantisation_keeps_it_there(finished):
@@ -259,6 +261,13 @@ def test_student_is_joined_with_its_trained_companion(finished, tmp_path):
     assert f"| Joined with | {companion}, a {STUDENT} |" in (folder / "checkpoint/card.md").read_text()
 
 
+def test_companion_that_sees_the_views_otherwise_is_refused(finished, tmp_path):
+    linear = dataclasses.replace(RECIPE.exposure, transfer="linear")
+    recipe = dataclasses.replace(JOINED, companion=str(finished.folder / "checkpoint"), exposure=linear)
+    with pytest.raises(InputError, match=r"checkpoint: expected exposure .*'linear'.* found .*'square_root'"):
+        train(recipe, tmp_path / "run")
+
+
 def test_companion_of_another_kind_is_refused_before_anything_is_done(tmp_path):
     recipe = dataclasses.replace(JOINED, companion="dp_disparity_xs")
     with pytest.raises(InputError, match="companion: dp_disparity_xs: expected a checkpoint of dp_disparity_s"):
@@ -387,6 +396,20 @@ def test_float_stage_trains_with_every_setting_and_ships_the_student_alone(finis
     assert all(np.isfinite(array).all() and array.dtype == np.float32 for array in checkpoint.weights.values())
     assert set(checkpoint.training["metrics"]) == {"held_out_epe_px_float", "held_out_epe_px_teacher"}
     assert np.isfinite(checkpoint.training["metrics"]["held_out_epe_px_float"])
+
+
+def test_a_stage_that_ends_before_its_schedule_is_the_beginning_of_the_whole_one(finished, tmp_path):
+    whole = dataclasses.replace(FLOAT_ONLY, float_stage=RECIPE.float_stage)
+    stage = dataclasses.replace(whole.float_stage, steps=5, schedule_steps=whole.float_stage.steps)
+    part_of_it = dataclasses.replace(whole, float_stage=stage)
+    folders = [begin(tmp_path / name, recipe, finished) for name, recipe in (("whole", whole), ("part", part_of_it))]
+    with pytest.raises(KilledError):
+        train(whole, folders[0], resume=True, kill_at=("float", 6))
+    train(part_of_it, folders[1], resume=True)
+    of_whole, of_part = (load_file(folder / "float.safetensors") for folder in folders)
+    assert of_whole.keys() == of_part.keys()
+    for name, array in of_whole.items():
+        np.testing.assert_array_equal(of_part[name], array)
 
 
 def test_supervision_by_ground_truth_is_said_in_the_checkpoint(finished, tmp_path):

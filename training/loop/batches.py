@@ -26,7 +26,7 @@ _EXPOSURE = 0.7  # largest scatter of ln exposure: a crop's mean is not the mean
 class Batch:
     """What one step sees, on its device.
 
-    views: (B, 2, H, W) linear light, exposed about as the deployed model sees it.
+    views: (B, 2, H, W) exposed about as the deployed model sees them.
     label: (B, 1, H/2, W/2) px of the views.
     sigma: as ``label``, its standard deviation, px.
     mask: as ``label``, bool.
@@ -61,12 +61,15 @@ class BatchMaker:
     Args:
         source: of captures.
         targets: what the labels are.
+        exposure: of the deployed model.
         seed: of the run.
         device: where batches go.
     """
 
-    def __init__(self, source: Source, targets: TargetRecipe, seed: int, device: torch.device) -> None:
-        self.source, self.targets, self.seed, self.device = source, targets, seed, device
+    def __init__(
+        self, source: Source, targets: TargetRecipe, exposure: ExposureNormalisation, seed: int, device: torch.device
+    ) -> None:
+        self.source, self.targets, self.exposure, self.seed, self.device = source, targets, exposure, seed, device
 
     def __call__(self, stage: int, step: int, recipe: StageRecipe, share: range) -> Batch:
         """Captures ``share`` of the batch of one step.
@@ -120,13 +123,12 @@ class BatchMaker:
             parts.append(cut)
         return torch.from_numpy(np.stack(parts)).to(self.device)
 
-    @staticmethod
-    def _exposed(views: Tensor, scatter: list[float]) -> Tensor:
+    def _exposed(self, views: Tensor, scatter: list[float]) -> Tensor:
         """Exposure as the deployed model sees it, scattered."""
-        exposure = ExposureNormalisation()
         means = views.mean(dim=(1, 2, 3), dtype=torch.float64).tolist()
-        gains = [float(exposure.gain(mean)) * by for mean, by in zip(means, scatter, strict=True)]
-        return views.mul_(torch.tensor(gains, device=views.device)[:, None, None, None]).clamp_(0.0, 1.0)
+        gains = [float(self.exposure.gain(mean)) * by for mean, by in zip(means, scatter, strict=True)]
+        light = views.mul_(torch.tensor(gains, device=views.device)[:, None, None, None]).clamp_(0.0, 1.0)
+        return light.sqrt_() if self.exposure.transfer == "square_root" else light
 
 
 def _blank(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:

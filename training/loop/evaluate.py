@@ -16,20 +16,21 @@ _AT_ONCE = 16
 
 @torch.no_grad()
 def predict(
-    module: nn.Module, views: NDArray[np.float16], device: torch.device
+    module: nn.Module, views: NDArray[np.float16], exposure: ExposureNormalisation, device: torch.device
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Disparity, px of the views, and confidence's code, each (N, H/2, W/2), exposed as the deployed model sees the views.
 
     Args:
         module: a student, in evaluation mode or not; a prepared graph works the same in both.
         views: (N, 2, H, W) linear light.
+        exposure: of the deployed model.
     """
     was_training, dtype = module.training, next(module.parameters()).dtype
     if not isinstance(module, GraphModule):
         module.eval()
     maps: list[tuple[NDArray[np.float32], ...]] = []
     for start in range(0, len(views), _AT_ONCE):
-        exposed = ExposureNormalisation()(views[start : start + _AT_ONCE].astype(np.float32))
+        exposed = exposure(views[start : start + _AT_ONCE].astype(np.float32))
         outputs = module(torch.from_numpy(exposed).to(device, dtype, memory_format=torch.channels_last))
         maps.append(tuple(output[:, 0].float().cpu().numpy() for output in outputs))
     if not isinstance(module, GraphModule):
@@ -38,9 +39,11 @@ def predict(
     return disparity, confidence
 
 
-def end_point_error(module: nn.Module, samples: Samples, device: torch.device) -> float:
+def end_point_error(
+    module: nn.Module, samples: Samples, exposure: ExposureNormalisation, device: torch.device
+) -> float:
     """Mean absolute disparity error against the simulated truth, px of the input, over every output pixel."""
-    disparity, _ = predict(module, samples.views, device)
+    disparity, _ = predict(module, samples.views, exposure, device)
     errors = np.abs(disparity - samples.truth.astype(np.float32))
     return float(errors.mean(axis=(1, 2)).mean())
 

@@ -112,7 +112,8 @@ class _Stage:
 
     def _step(self, step: int, batch: Batch) -> dict[str, float]:
         recipe, processes = self.recipe, self.loop.processes
-        rate, momentum = rates(recipe.schedule, recipe.learning_rate, recipe.warmup, recipe.steps, step)
+        planned = recipe.schedule_steps or recipe.steps
+        rate, momentum = rates(recipe.schedule, recipe.learning_rate, recipe.warmup, planned, step)
         for group in self.optimiser.param_groups:
             group["lr"], group["betas"] = rate * group["per_rate"], (momentum, group["betas"][1])
         torch.manual_seed(_seed(self.loop.recipe.seed, self.index, step, processes.rank))
@@ -145,7 +146,7 @@ class _Stage:
         if done % recipe.log.pictures_every == 0 and done > self.quiet_until:
             some = self.loop.shown
             with self.average.instead():
-                maps = predict(self.module, some.views, self.loop.processes.device)
+                maps = predict(self.module, some.views, self.loop.recipe.exposure, self.loop.processes.device)
             record.pictures(self.name, done, some, *maps)
 
     def _save(self, done: int) -> None:

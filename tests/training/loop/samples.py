@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from edge_dp.preprocessing import ExposureNormalisation
 from edge_dp.training.labels import Samples
 from edge_dp.training.loop.batches import BatchMaker
 from edge_dp.training.loop.sources import InMemory
@@ -23,6 +24,9 @@ class Linear(torch.nn.Module):
         return self.disparity(views), self.confidence(views)
 
 
+EXPOSURE = ExposureNormalisation()
+
+
 def some_samples(count=12, size=16, seed=0):
     rng = np.random.default_rng(seed)
     views = rng.uniform(0.05, 0.3, (count, 2, size, size)).astype(np.float16)
@@ -32,15 +36,16 @@ def some_samples(count=12, size=16, seed=0):
     return Samples(views=views, label=label, sigma=sigma, mask=rng.uniform(size=label.shape) < 0.8, truth=truth)
 
 
-def maker(samples, seed=3, targets=None):
+def maker(samples, seed=3, targets=None, exposure=EXPOSURE):
     targets = targets or TargetRecipe()
-    return BatchMaker(InMemory(samples, use_mask=targets.use_mask), targets, seed, CPU)
+    return BatchMaker(InMemory(samples, use_mask=targets.use_mask), targets, exposure, seed, CPU)
 
 
 def stage(batch, **settings):
     return FloatStageRecipe(steps=20, learning_rate=0.01, batch=batch, **settings)
 
 
-def draw(samples, size, step=0, number=0, seed=3, targets=None, share=None, **settings):
+def draw(samples, size, step=0, number=0, seed=3, targets=None, share=None, exposure=EXPOSURE, **settings):
     """The batch of one step."""
-    return maker(samples, seed, targets)(number, step, stage(size, **settings), share or range(size))
+    make = maker(samples, seed, targets, exposure)
+    return make(number, step, stage(size, **settings), share or range(size))

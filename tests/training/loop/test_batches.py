@@ -10,6 +10,7 @@ from scipy.optimize import minimize_scalar
 
 from edge_dp.errors import TrainingError
 from edge_dp.optics.psf import HalfAperture
+from edge_dp.preprocessing import ExposureNormalisation
 from edge_dp.simulation.render import render_views
 from edge_dp.simulation.scenes import Layer, Scene
 from edge_dp.training.labels import Samples
@@ -133,6 +134,13 @@ def test_exposure_of_batches_is_scattered_around_that_of_the_deployed_model():
     assert views.min() >= 0 and views.max() <= 1
     assert np.exp(-0.71) < means.min() < 0.6 and 1.7 < means.max() < np.exp(0.71)
     assert np.median(np.log(means)) == pytest.approx(0, abs=0.12)
+
+
+def test_batches_show_the_light_as_the_deployed_model_sees_it():
+    linear = draw(some_samples(), 20)
+    root = draw(some_samples(), 20, exposure=ExposureNormalisation(transfer="square_root"))
+    assert torch.equal(root.views, linear.views.sqrt())
+    assert torch.equal(root.label, linear.label)
 
 
 def test_targets_are_those_of_the_recipe():

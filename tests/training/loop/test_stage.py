@@ -19,7 +19,7 @@ from edge_dp.training.loop.state import load_state, save_state
 from edge_dp.training.losses import masked_mean
 from edge_dp.training.recipe import LogRecipe, read_recipe
 
-from .samples import CPU, Linear, draw, maker, some_samples, stage
+from .samples import CPU, EXPOSURE, Linear, draw, maker, some_samples, stage
 
 
 def run_stage(folder, module, steps=20, save_every=5, make=None, **settings):
@@ -170,5 +170,5 @@ def test_evaluation_is_the_mean_absolute_error_against_the_truth_over_all_pixels
     )
     expected = np.abs(0.25 - samples.truth.astype(float)).mean()
     module = Constant()
-    assert end_point_error(module, samples, CPU) == pytest.approx(expected, rel=1e-4)
+    assert end_point_error(module, samples, EXPOSURE, CPU) == pytest.approx(expected, rel=1e-4)
     assert module.training  # as it was

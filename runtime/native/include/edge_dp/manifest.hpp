@@ -22,6 +22,7 @@ struct FieldPolynomial {
 
 struct Exposure {
   double target_mean = 0.2, max_gain = 200.0;
+  bool square_root = false;  // the network is told the square root of the light
 };
 
 // How the sensor's own files are to be read.
@@ -36,7 +37,7 @@ struct Sensor {
 };
 
 struct Manifest {
-  static constexpr int schema = 1;
+  static constexpr int schema = 2;
 
   int input_height = 0, input_width = 0;    // of each view, as the network takes it
   int output_height = 0, output_width = 0;  // of each map, as the network gives it
@@ -176,6 +177,11 @@ inline Manifest Manifest::read(const std::string& bundle, const std::string& art
   if (preprocessing.has("exposure")) {
     const Json& exposure = preprocessing.at("exposure");
     manifest.exposure = Exposure{detail::positive(exposure.at("target_mean")), detail::positive(exposure.at("max_gain"))};
+    if (exposure.has("transfer")) {
+      const Json& transfer = exposure.at("transfer");
+      manifest.exposure->square_root = transfer.text() == "square_root";
+      if (!manifest.exposure->square_root) detail::require_text(transfer, "linear");
+    }
   }
   if (json.has("sensor")) manifest.sensor = detail::sensor_of(json.at("sensor"), preprocessing);
 

@@ -140,7 +140,7 @@ class Model {
                   " and " + std::to_string(right.width) + "x" + std::to_string(right.height));
   }
 
-  // Both views at the network's size, times one gain that brings their common mean to its fixed value.
+  // Both views at the network's size, times one gain that brings their common mean to its fixed value, as light or its root.
   void network_input(const Plane<float>& left, const Plane<float>& right) {
     const int height = manifest_.input_height, width = manifest_.input_width;
     check_alike(left, right);
@@ -157,6 +157,8 @@ class Model {
     if (!(mean > 0)) throw Error("views: expected a mean above the black level, found none: both are black");
     double gain = std::min(manifest_.exposure->target_mean / mean, manifest_.exposure->max_gain);
     for (float& value : views_) value = float(std::min(std::max(value * gain, 0.0), 1.0));
+    if (manifest_.exposure->square_root)
+      for (float& value : views_) value = std::sqrt(value);
   }
 
   Plane<float> output(std::size_t index) const {
