@@ -98,6 +98,7 @@ CONTRADICTIONS = [
     ({"float_stage__ema": -0.1}, "ema must be at least 0"),
     ({"float_stage__warmup": 1.0}, "warmup must be a share"),
     ({"float_stage__schedule_steps": 1}, "schedule_steps must be at least steps, "),
+    ({"float_stage__linear_steps": 10**6}, "linear_steps must be from 0 to steps, "),
     ({"float_stage__clip_norm": 0.0}, "clip_norm must be positive"),
     ({"float_stage__weight_decay": -1.0}, "weight_decay must not be negative"),
     ({"float_stage__schedule": "linear"}, "schedule: expected cosine or one_cycle, found 'linear'"),
@@ -119,6 +120,7 @@ CONTRADICTIONS = [
 ACROSS = [
     ({"float_stage__loss": {"gaussian_kl": 1.0}}, "float_stage: loss: gaussian_kl needs targets: sigma: label"),
     ({"targets__sigma": "label"}, "no stage has a loss that uses it"),
+    ({"float_stage__linear_steps": 1}, "float_stage: linear_steps: 1 contradicts exposure: transfer: linear"),
     ({"float_stage__crop": [48, 64]}, "float_stage: crop must be multiples of 32 for dp_disparity_s, found 48 and 64"),
     ({"quantised_stage__crop": [224, 256]}, "quantised_stage: crop: 224x256 is larger than the captures, 192x256"),
 ]

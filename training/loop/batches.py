@@ -88,6 +88,8 @@ class BatchMaker:
         known = np.isfinite(target)  # the truth of photographs is not
         mask = captures.mask & known if self.targets.use_mask else known
         views = self._exposed(self._cut(captures.views, draws, size, 2).float(), [draw.scatter for draw in draws])
+        if self.exposure.transfer == "square_root" and step >= recipe.linear_steps:
+            views.sqrt_()
         for i, draw in enumerate(draws):
             if draw.blank is not None:
                 views[i] = torch.from_numpy(draw.blank).to(self.device)
@@ -124,11 +126,10 @@ class BatchMaker:
         return torch.from_numpy(np.stack(parts)).to(self.device)
 
     def _exposed(self, views: Tensor, scatter: list[float]) -> Tensor:
-        """Exposure as the deployed model sees it, scattered."""
+        """Light, exposed as the deployed model sees it, scattered."""
         means = views.mean(dim=(1, 2, 3), dtype=torch.float64).tolist()
         gains = [float(self.exposure.gain(mean)) * by for mean, by in zip(means, scatter, strict=True)]
-        light = views.mul_(torch.tensor(gains, device=views.device)[:, None, None, None]).clamp_(0.0, 1.0)
-        return light.sqrt_() if self.exposure.transfer == "square_root" else light
+        return views.mul_(torch.tensor(gains, device=views.device)[:, None, None, None]).clamp_(0.0, 1.0)
 
 
 def _blank(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:

@@ -18,7 +18,7 @@ from edge_dp.training.loop.batches import Ahead
 from edge_dp.training.loop.sources import InMemory
 from edge_dp.training.recipe import QuantisedStageRecipe, TargetRecipe
 
-from .samples import draw, maker, some_samples, stage
+from .samples import EXPOSURE, draw, maker, some_samples, stage
 
 MAPS = ("views", "label", "sigma", "mask")
 
@@ -141,6 +141,13 @@ def test_batches_show_the_light_as_the_deployed_model_sees_it():
     root = draw(some_samples(), 20, exposure=ExposureNormalisation(transfer="square_root"))
     assert torch.equal(root.views, linear.views.sqrt())
     assert torch.equal(root.label, linear.label)
+
+
+def test_the_first_steps_show_light_itself_where_the_recipe_says_so():
+    root = ExposureNormalisation(transfer="square_root")
+    for step in (6, 7):
+        light, seen = (draw(some_samples(), 8, step, exposure=e, linear_steps=7).views for e in (EXPOSURE, root))
+        assert torch.equal(seen, light if step < 7 else light.sqrt())
 
 
 def test_targets_are_those_of_the_recipe():
