@@ -120,7 +120,7 @@ CONTRADICTIONS = [
 ACROSS = [
     ({"float_stage__loss": {"gaussian_kl": 1.0}}, "float_stage: loss: gaussian_kl needs targets: sigma: label"),
     ({"targets__sigma": "label"}, "no stage has a loss that uses it"),
-    ({"float_stage__linear_steps": 1}, "float_stage: linear_steps: 1 contradicts exposure: transfer: linear"),
+    ({"float_stage__linear_steps": 1, "exposure": {}}, "float_stage: linear_steps: 1 contradicts exposure: transfer"),
     ({"float_stage__crop": [48, 64]}, "float_stage: crop must be multiples of 32 for dp_disparity_s, found 48 and 64"),
     ({"quantised_stage__crop": [224, 256]}, "quantised_stage: crop: 224x256 is larger than the captures, 192x256"),
 ]
