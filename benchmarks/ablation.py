@@ -50,6 +50,13 @@ _SPREAD = (
     f"float_stage.loss={{laplace_cross_entropy: 1.0, expected_l1: 1.0, {_GRADIENTS}}}",
 )
 _LABELS = ("targets.supervision=labels", "targets.use_mask=true", "labels.check=third_view")
+SHORT = (
+    "quantised_stage=null",
+    "float_stage.schedule_steps=null",
+    "float_stage.linear_steps=0",
+    "exposure.transfer=linear",
+)
+"""Of all: in float, down to a rate of 0, on light itself, as the shipped students begin."""
 VARIANTS: dict[str, tuple[str, ...]] = {
     GROUND_TRUTH: ("targets.supervision=ground_truth", "targets.use_mask=false", *_HARD),
     HARD_SGM: (*_LABELS, _SGM, *_HARD),
@@ -121,7 +128,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print JSON in place of tables")
     options = parser.parse_args()
     cv2.setNumThreads(1)
-    common = (f"float_stage.steps={options.steps}", "quantised_stage=null", *options.changes)
+    common = (f"float_stage.steps={options.steps}", *SHORT, *options.changes)
     runs = trainings(options.variants or list(VARIANTS), options.seeds, common, options.out)
     for run in runs:
         train(run, options.recipe, ["--device", options.device] if options.device else [])

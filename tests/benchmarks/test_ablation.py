@@ -12,6 +12,7 @@ from ablation import (
     ONE_VIEW_SGM,
     PROBABILISTIC,
     PROBABILISTIC_SGM,
+    SHORT,
     UNCHECKED,
     UNCHECKED_SGM,
     VARIANTS,
@@ -24,7 +25,7 @@ from ablation import (
 from edge_dp.errors import TrainingError
 from edge_dp.training.recipe import read_recipe
 
-COMMON = ("float_stage.steps=7", "quantised_stage=null")
+COMMON = ("float_stage.steps=7", *SHORT)
 
 
 def test_every_training_has_the_same_steps_and_seeds_in_a_folder_of_its_own(tmp_path):
@@ -44,6 +45,7 @@ def recipe_of(variant, folder):
 def test_a_variant_is_a_valid_recipe_of_the_common_length(variant, tmp_path):
     recipe = recipe_of(variant, tmp_path)
     assert (recipe.float_stage.steps, recipe.seed, recipe.quantised_stage) == (7, 5, None)
+    assert recipe.float_stage.schedule_steps is None and recipe.exposure.transfer == "linear"
     assert recipe.targets.supervision == ("ground_truth" if variant == GROUND_TRUTH else "labels")
     assert recipe.teacher.name == ("sgm" if variant == GROUND_TRUTH or "sgm" in variant else "stereo_net")
     assert recipe.targets.sigma == ("none" if variant in (GROUND_TRUTH, HARD_SGM, HARD_NET) else "label")
