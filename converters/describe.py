@@ -80,6 +80,7 @@ def describe_checkpoint(
         for key, size in network.signature.outputs
     )
     exposure = checkpoint.exposure
+    preprocessing = Preprocessing.for_sensor(exposure, sensor) if sensor else Preprocessing(exposure)
     licences = {"code": _LICENCE} | {
         what: str(training[f"{what}_licence"])
         for what in ("data", "teacher", "weights")
@@ -90,7 +91,7 @@ def describe_checkpoint(
         graphs,
         inputs=(views,),
         outputs=outputs,
-        preprocessing=Preprocessing.for_sensor(exposure, sensor) if sensor else Preprocessing(exposure),
+        preprocessing=replace(preprocessing, dither=views.scale),
         sensor=sensor.to_dict() if sensor else None,
         metrics=dict(training.get("metrics", {})),
         licences=licences,

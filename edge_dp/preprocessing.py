@@ -1,8 +1,12 @@
 """From linear camera planes to what the network takes. The manifest carries these numbers; a camera app repeats them.
 
-Two steps are left once black level, white level and shading are corrected. Exposure: dual-pixel disparity does not depend on how
-bright the scene is, so both views are multiplied by one gain that brings their common mean to a fixed value. Transfer: integer
-networks see 256 levels, and equal steps of light would leave a shadow a handful of them.
+What is left once black level, white level and shading are corrected:
+
+- Exposure. Dual-pixel disparity does not depend on how bright the scene is, so both views are multiplied by one gain that brings
+  their common mean to a fixed value.
+- Transfer. Integer networks see 256 levels, and equal steps of light would leave a shadow a handful of them.
+- Dither. Where light changes slowly and without noise, as in captures made smaller, levels have borders. They lie in other places
+  in either view, and would look like disparity.
 """
 
 from __future__ import annotations
@@ -61,3 +65,27 @@ class ExposureNormalisation:
         gains = np.array([self.gain(mean) for mean in means.flat], np.float32).reshape(means.shape)
         light = np.clip(views.astype(np.float32, copy=False) * gains, 0.0, 1.0)
         return np.sqrt(light, out=light) if self.transfer == "square_root" else light
+
+
+def dither(height: int, width: int, step: float) -> NDArray[np.float32]:
+    """Noise that turns the borders between levels into noise, once it is added to a network's input before that is rounded.
+
+    Uniform and independent of pixel to pixel and view to view, but the same for every capture and on every machine:
+    ((h(i) >> 8) + 0.5) / 2^24 - 0.5 steps for the i-th value of (view, row, column), where h is the hash of 32 bits "lowbias32".
+
+    Args:
+        height, width: of the input.
+        step: of its quantisation.
+
+    Returns:
+        (2, height, width), within half a step of zero.
+
+    Source: non-subtractive dither, Lipshitz, Wannamaker and Vanderkooy, J. Audio Eng. Soc. 40(5), 1992; the hash, Wellons,
+    "Prospecting for Hash Functions", 2018.
+    """
+    h = np.arange(2 * height * width, dtype=np.uint32)
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        h = (h ^ (h >> np.uint32(shift))) * np.uint32(factor)
+    h ^= h >> np.uint32(16)
+    share = ((h >> np.uint32(8)).astype(np.float64) + 0.5) / 2**24 - 0.5
+    return (share * step).astype(np.float32).reshape(2, height, width)

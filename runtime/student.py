@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import cv2
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edge_dp.bundle.manifest import Artifact, Bundle, TensorSpec
 from edge_dp.errors import InputError
-from edge_dp.preprocessing import ExposureNormalisation
+from edge_dp.preprocessing import ExposureNormalisation, dither
 from edge_dp.runtime.engines.base import Tensors
 
 Map = NDArray[np.float32]
@@ -27,12 +27,14 @@ class Student:
     height, width: of its input.
     saturates: whether the artifact's own quantisation of the input takes all light above 1 to its highest level, so that clipping
     it before changes nothing.
+    dither: (2, height, width), added to the input; None where the manifest asks for none.
     """
 
     height: int
     width: int
     exposure: ExposureNormalisation | None
     saturates: bool = False
+    dither: Map | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def of(cls, bundle: Bundle, artifact: Artifact | None = None) -> Student:
@@ -51,14 +53,16 @@ class Student:
             )
         height, width = views[0].shape[2:]
         saturates = artifact is not None and artifact.reference == "quantised" and _highest(views[0]) <= 1.0
-        return cls(height, width, manifest.preprocessing.exposure, saturates)
+        step = manifest.preprocessing.dither
+        noise = None if step is None else dither(height, width, step)
+        return cls(height, width, manifest.preprocessing.exposure, saturates, noise)
 
     def buffer(self) -> Map:
         """(1, 2, h, w) for ``fill``."""
         return np.zeros((1, 2, self.height, self.width), np.float32)
 
     def fill(self, buffer: Map, left: Map, right: Map, name: str) -> None:
-        """Resize both views by area to the network's size and normalise them by ``exposure``, without copying what fits already.
+        """Resize both views by area to the network's size, normalise them by ``exposure``, without copying what fits, and dither.
 
         For an artifact that ``saturates`` light above 1 is left to it.
 
@@ -81,10 +85,15 @@ class Student:
             views = list(buffer[0])
         if self.exposure is None:
             buffer[0] = views
-            return
+        else:
+            self._expose(buffer, views, name, self.exposure)
+        if self.dither is not None:
+            np.add(buffer[0], self.dither, out=buffer[0])
+
+    def _expose(self, buffer: Map, views: list[Map], name: str, exposure: ExposureNormalisation) -> None:
         light = sum(cv2.sumElems(view)[0] for view in views)  # in float64, at a tenth of what numpy takes
         try:
-            gain = self.exposure.gain(light / (2 * self.height * self.width))
+            gain = exposure.gain(light / (2 * self.height * self.width))
         except InputError as error:
             raise InputError(f"{name}: {error}") from error
         for index in (1, 0):  # the right view was read last and lies in the processor's cache
@@ -92,7 +101,7 @@ class Student:
             np.multiply(views[index], gain, out=plane)
             if not self.saturates:
                 np.clip(plane, 0.0, 1.0, out=plane)
-            if self.exposure.transfer == "square_root":
+            if exposure.transfer == "square_root":
                 cv2.sqrt(plane, dst=plane)
 
     def stretch(self, width: int) -> np.float32:

@@ -100,6 +100,7 @@ class Preprocessing:
     axis: of the input along which the views differ.
     views: their order in the channels of the first input.
     black_level, white_level: of the camera's files, in their levels; null where no sensor is named.
+    dither: step of the noise that is added before integer artifacts round their input; null where none is.
     right_gain: over the field, multiplies the right view; null where both are equally bright or no sensor is named.
     """
 
@@ -111,11 +112,14 @@ class Preprocessing:
         "exposure: multiply both views by target_mean / mean(left and right), at most max_gain; clip to [0, 1]",
         "transfer of the exposure: square_root, where it says so, takes the square root of that light",
         "stack (left, right) as channels",
+        "dither, where it is given: add ((h >> 8) + 0.5) / 2^24 - 0.5 times it to the i-th value; h is i, then, in 32 bits, "
+        "h ^= h >> 16, h *= 0x7feb352d, h ^= h >> 15, h *= 0x846ca68b, h ^= h >> 16",
     )
     axis: Annotated[str, one_of("x", "y")] = "x"
     views: tuple[str, ...] = ("left", "right")
     black_level: float | None = None
     white_level: float | None = None
+    dither: Positive | None = None
     right_gain: FieldPolynomial | None = None
 
     @classmethod

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import kstest, uniform
 
 from edge_dp.errors import InputError, SchemaError
-from edge_dp.preprocessing import ExposureNormalisation
+from edge_dp.preprocessing import ExposureNormalisation, dither
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -112,3 +113,39 @@ def test_input_is_left_as_it_was():
     before = views.copy()
     ExposureNormalisation()(views)
     np.testing.assert_array_equal(views, before)
+
+
+def lowbias32(h):
+    """Of one whole number, by Python's unlimited ones."""
+    h = ((h ^ h >> 16) * 0x7FEB352D) % 2**32
+    h = ((h ^ h >> 15) * 0x846CA68B) % 2**32
+    return h ^ h >> 16
+
+
+def test_dither_is_the_published_hash():
+    expected = [((lowbias32(i) >> 8) + 0.5) / 2**24 - 0.5 for i in range(2 * 24 * 40)]
+    noise = dither(24, 40, 1 / 128)
+    assert noise.dtype == np.float32 and noise.shape == (2, 24, 40)
+    np.testing.assert_allclose(noise.ravel(), np.array(expected) / 128, rtol=1e-6)
+
+
+def test_dither_is_uniform_and_independent():
+    noise = dither(192, 256, 1.0).astype(float)
+    assert kstest(noise.ravel(), uniform(-0.5, 1.0).cdf).pvalue > 0.001
+    places = [(0, 0, 1), (0, 1, 0), (0, 1, 1), (0, 0, 7), *((1, 0, shift) for shift in range(-5, 6))]
+    for view, row, column in places:  # of neighbours, and of the views at every disparity
+        other = np.roll(noise[view], (row, column), (0, 1))
+        assert abs(np.corrcoef(noise[0].ravel(), other.ravel())[0, 1]) < 4 / np.sqrt(noise[0].size)
+
+
+@given(slope=st.floats(0.05, 0.4), start=st.floats(0, 1))
+@settings(max_examples=30, deadline=None)
+def test_dithered_levels_follow_a_slow_ramp_where_bare_ones_stand_still(slope, start):
+    """Means of 16x16 px of a ramp that rises less than a level over them, in levels."""
+    ramp = start + slope / 16 * np.arange(256) * np.ones((192, 1))
+    dithered, bare = (np.round(ramp + noise) for noise in (dither(192, 256, 1.0)[0].astype(float), 0.0))
+
+    def error(levels):
+        return np.sqrt(np.square((levels - ramp).reshape(12, 16, 16, 16).mean((1, 3))).mean())
+
+    assert error(dithered) < 0.05 and error(bare) > 3 * error(dithered)

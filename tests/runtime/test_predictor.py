@@ -17,6 +17,7 @@ from edge_dp.errors import EngineError, InputError, MissingExtraError, OpticsErr
 from edge_dp.metrics import ai2, one_minus_abs_spearman
 from edge_dp.models.confidence import B_MAX, B_MIN
 from edge_dp.optics import depth_to_disparity
+from edge_dp.preprocessing import dither
 from edge_dp.runtime.cell import signature
 from edge_dp.runtime.engines import ENGINES, engine_for, make_engine
 from edge_dp.runtime.predictor import Predictor
@@ -151,6 +152,7 @@ def by_hand(bundle, artifact, left, right):
     with make_engine(engine_for(found.format), bundle.path(found.path), signature(bundle)) as engine:
         light = np.clip(views * gain, 0, 1)
         seen = np.sqrt(light) if exposure.transfer == "square_root" else light
+        seen = seen + dither(height, width, bundle.manifest.preprocessing.dither)
         return engine.infer({"views": seen[None].astype(np.float32)})
 
 

@@ -43,6 +43,7 @@ struct Manifest {
   int output_height = 0, output_width = 0;  // of each map, as the network gives it
   std::size_t disparity_output = 0, confidence_output = 0, outputs = 0;
   std::optional<Exposure> exposure;
+  double dither = 0;             // step of the noise that is added to the input
   std::optional<Sensor> sensor;  // none where the bundle was exported for no sensor
   std::string artifact_path, artifact_sha256;
 
@@ -183,6 +184,7 @@ inline Manifest Manifest::read(const std::string& bundle, const std::string& art
       if (!manifest.exposure->square_root) detail::require_text(transfer, "linear");
     }
   }
+  if (preprocessing.has("dither")) manifest.dither = detail::positive(preprocessing.at("dither"));
   if (json.has("sensor")) manifest.sensor = detail::sensor_of(json.at("sensor"), preprocessing);
 
   std::string names;

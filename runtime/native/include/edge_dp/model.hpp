@@ -43,6 +43,7 @@ class Model {
       if (program_.outputs().size() != manifest_.outputs || program_.outputs()[index] != output)
         throw unlike_manifest("an output", output);
     views_.resize(count_of(input));
+    if (manifest_.dither > 0) dither_ = dither(views_.size(), manifest_.dither);
   }
 
   const Manifest& manifest() const { return manifest_; }
@@ -140,7 +141,7 @@ class Model {
                   " and " + std::to_string(right.width) + "x" + std::to_string(right.height));
   }
 
-  // Both views at the network's size, times one gain that brings their common mean to its fixed value, as light or its root.
+  // Both views at the network's size, times one gain that brings their common mean to its fixed value, as light or its root, dithered.
   void network_input(const Plane<float>& left, const Plane<float>& right) {
     const int height = manifest_.input_height, width = manifest_.input_width;
     check_alike(left, right);
@@ -150,14 +151,18 @@ class Model {
                   ". Export the bundle at a smaller size.");
     resize_area_(left, views_.data(), height, width);
     resize_area_(right, views_.data() + views_.size() / 2, height, width);
-    if (!manifest_.exposure) return;
+    if (manifest_.exposure) expose(*manifest_.exposure);
+    for (std::size_t at = 0; at < dither_.size(); ++at) views_[at] += dither_[at];
+  }
+
+  void expose(const Exposure& exposure) {
     double sum = 0;
     for (float value : views_) sum += value;
     double mean = sum / double(views_.size());
     if (!(mean > 0)) throw Error("views: expected a mean above the black level, found none: both are black");
-    double gain = std::min(manifest_.exposure->target_mean / mean, manifest_.exposure->max_gain);
+    double gain = std::min(exposure.target_mean / mean, exposure.max_gain);
     for (float& value : views_) value = float(std::min(std::max(value * gain, 0.0), 1.0));
-    if (manifest_.exposure->square_root)
+    if (exposure.square_root)
       for (float& value : views_) value = std::sqrt(value);
   }
 
@@ -168,7 +173,7 @@ class Model {
   Manifest manifest_;
   Program program_;
   AreaResize resize_area_;
-  std::vector<float> views_;
+  std::vector<float> views_, dither_;
   Picture left_, right_, turned_, clipped_, disparity_, confidence_, corrected_, strength_;
 };
 

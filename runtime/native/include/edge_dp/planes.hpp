@@ -40,6 +40,20 @@ struct Picture {
   Plane<float> plane() const { return {values.data(), height, width}; }
 };
 
+// Noise for a network's input of so many values, both views after each other, within half a step of zero: independent from value to
+// value, the same for every capture. As edge_dp.preprocessing.dither, which says what it is good for.
+inline std::vector<float> dither(std::size_t values, double step) {
+  std::vector<float> noise(values);
+  for (std::size_t at = 0; at < values; ++at) {
+    std::uint32_t h = static_cast<std::uint32_t>(at);
+    h = (h ^ (h >> 16)) * 0x7feb352du;
+    h = (h ^ (h >> 15)) * 0x846ca68bu;
+    h ^= h >> 16;
+    noise[at] = static_cast<float>((((h >> 8) + 0.5) / 16777216.0 - 0.5) * step);
+  }
+  return noise;
+}
+
 // Linear light of a value in [0, 1] (IEC 61966-2-1).
 inline float srgb_to_linear(float value) {
   return value <= 0.04045f ? value / 12.92f : std::pow((value + 0.055f) / 1.055f, 2.4f);
