@@ -88,6 +88,17 @@ def test_what_is_taken_out_of_a_known_field_stays_out(folder):
     assert (data["metrics"], data["licences"], data["preprocessing"]) == ({}, {"code": "MIT"}, None)
 
 
+def test_manifest_of_the_first_schema_wants_light_itself_without_dither(folder):
+    def older(data):
+        data["schema"] = 1
+        data["preprocessing"].pop("dither")
+        data["preprocessing"]["exposure"].pop("transfer")
+
+    edit(folder, older)
+    found = read_bundle(folder).manifest.preprocessing
+    assert (found.exposure.transfer, found.dither) == ("linear", None)
+
+
 # What is refused
 
 
