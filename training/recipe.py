@@ -103,7 +103,7 @@ class StageRecipe:
     crop: tuple[int, int] | None = None
     """Height and width of a random part of each capture; the whole one unless given."""
     linear_steps: int = 0
-    """Steps at the beginning in which views show light itself, whatever the exposure's transfer; see ``Recipe.exposure``."""
+    """Steps at the beginning in which views show light itself, whatever the exposure's transfer: all, where there are no more."""
     blank_share: float = 0.0
     """Of captures whose views give way to noise or constants, so that the network is calm where nothing can be matched."""
     loss: dict[str, float] = field(default_factory=lambda: {"laplace_nll": 1.0, "l1": 1.0})
@@ -125,8 +125,8 @@ class StageRecipe:
         _one_of("schedule", self.schedule, SCHEDULES)
         if self.schedule_steps is not None and self.schedule_steps < self.steps:
             raise SchemaError(f"schedule_steps must be at least steps, {self.steps}, found {self.schedule_steps}")
-        if not 0 <= self.linear_steps <= self.steps:
-            raise SchemaError(f"linear_steps must be from 0 to steps, {self.steps}, found {self.linear_steps}")
+        if self.linear_steps < 0:
+            raise SchemaError(f"linear_steps must not be negative, found {self.linear_steps}")
         if not 0.0 <= self.warmup < 1.0:
             raise SchemaError(f"warmup must be a share of the steps, at least 0 and less than 1, found {self.warmup}")
         if self.clip_norm <= 0:

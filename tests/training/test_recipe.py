@@ -98,7 +98,7 @@ CONTRADICTIONS = [
     ({"float_stage__ema": -0.1}, "ema must be at least 0"),
     ({"float_stage__warmup": 1.0}, "warmup must be a share"),
     ({"float_stage__schedule_steps": 1}, "schedule_steps must be at least steps, "),
-    ({"float_stage__linear_steps": 10**6}, "linear_steps must be from 0 to steps, "),
+    ({"float_stage__linear_steps": -1}, "linear_steps must not be negative, found -1"),
     ({"float_stage__clip_norm": 0.0}, "clip_norm must be positive"),
     ({"float_stage__weight_decay": -1.0}, "weight_decay must not be negative"),
     ({"float_stage__schedule": "linear"}, "schedule: expected cosine or one_cycle, found 'linear'"),
