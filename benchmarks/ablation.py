@@ -56,7 +56,7 @@ SHORT = (
     "float_stage.linear_steps=0",
     "exposure.transfer=linear",
 )
-"""Of all: in float, down to a rate of 0, on light itself, as the shipped students begin."""
+"""Of all: in float, down to a rate of 0, on light itself, as dp_disparity_s begins."""
 VARIANTS: dict[str, tuple[str, ...]] = {
     GROUND_TRUTH: ("targets.supervision=ground_truth", "targets.use_mask=false", *_HARD),
     HARD_SGM: (*_LABELS, _SGM, *_HARD),
