@@ -4,7 +4,7 @@ What is left once black level, white level and shading are corrected:
 
 - Exposure. Dual-pixel disparity does not depend on how bright the scene is, so both views are multiplied by one gain that brings
   their common mean to a fixed value.
-- Transfer. Integer networks see 256 levels, and equal steps of light would leave a shadow a handful of them.
+- Transfer. Of the 256 levels that integer networks see, equal steps of light leave a shadow a handful.
 - Dither. Where light changes slowly and without noise, as in captures made smaller, levels have borders. They lie in other places
   in either view, and would look like disparity.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -142,12 +142,12 @@ class Predictor:
             self.engine.deactivate()
 
     def network_input(self, sample: DpSample) -> Map:
-        """(1, 2, h, w): both views resized by area to the network's size, exposure normalised. A fresh array.
+        """(1, 2, h, w): both views resized by area to the network's size, normalised and dithered. A fresh array.
 
         Raises:
             InputError: the views are smaller than the network's input, have several channels, or are black.
         """
-        student = Student.of(self.bundle)
+        student = replace(self._student, saturates=False)
         buffer = student.buffer()
         student.fill(buffer, sample.left, sample.right, sample.name)
         return buffer

@@ -227,11 +227,7 @@ class Recipe:
         self._check_sizes()
         self._check_sigma()
         self._check_disparities()
-        for name, stage in self.stages.items():
-            if stage.linear_steps and self.exposure.transfer == "linear":
-                raise SchemaError(
-                    f"{name}_stage: linear_steps: {stage.linear_steps} contradicts exposure: transfer: linear; leave it out"
-                )
+        self._check_light()
 
     @property
     def stages(self) -> dict[str, StageRecipe]:
@@ -270,6 +266,13 @@ class Recipe:
         searched = getattr(options, "disparities", math.inf)
         if (widest := 2.0 + self.data.simulation.rig_gain * (high - low)) > searched:
             raise SchemaError(f"teacher: options: disparities {searched} is less than the rig's largest, {widest}")
+
+    def _check_light(self) -> None:
+        for name, stage in self.stages.items():
+            if stage.linear_steps and self.exposure.transfer == "linear":
+                raise SchemaError(
+                    f"{name}_stage: linear_steps: {stage.linear_steps} contradicts exposure: transfer: linear; leave it out"
+                )
 
     def _check_sigma(self) -> None:
         for name, stage in self.stages.items():

@@ -52,7 +52,7 @@ from edge_dp.sensors.profile import FieldPolynomial, SensorProfile
 
 SCHEMA = 2
 SCHEMAS = (1, 2)
-"""Those that are read: 1 knows no transfer of the exposure, all light is linear."""
+"""Those that are read: 1 knows no transfer of the exposure and no dither, all light is linear."""
 MANIFEST = "manifest.json"
 REFERENCES = ("float", "weights", "quantised")
 """The forms of the model whose outputs artifacts are compared with: as trained, with its int8 weights, and with int8 weights and
@@ -100,7 +100,7 @@ class Preprocessing:
     axis: of the input along which the views differ.
     views: their order in the channels of the first input.
     black_level, white_level: of the camera's files, in their levels; null where no sensor is named.
-    dither: step of the noise that is added before integer artifacts round their input; null where none is.
+    dither: step of the noise that is added to the input, of float and integer artifacts alike; null where none is.
     right_gain: over the field, multiplies the right view; null where both are equally bright or no sensor is named.
     """
 

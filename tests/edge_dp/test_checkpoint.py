@@ -7,16 +7,18 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from scipy.ndimage import gaussian_filter
 
 from edge_dp.errors import ChecksumError, InputError, SchemaError
 from edge_dp.models.card import model_card
 from edge_dp.models.checkpoint import Checkpoint, read_checkpoint, shipped_checkpoints, write_checkpoint
 from edge_dp.models.registry import STUDENTS, build_student, student_entry
-from edge_dp.preprocessing import ExposureNormalisation
+from edge_dp.preprocessing import ExposureNormalisation, dither
 from edge_dp.quantization.qat import convert, observe_weights, prepare, read_ranges, restore_ranges
 from edge_dp.quantization.ranges import ActivationRange
 from edge_dp.simulation.capture import SimulationConfig, simulate_capture
 from edge_dp.simulation.scenes import SceneConfig
+from edge_dp.simulation.sensor import DAYLIGHT
 
 FILES = {"config.yaml", "weights.safetensors", "quantization.json", "training.json", "card.md"}
 STUDENT = next(iter(STUDENTS))
@@ -302,6 +304,30 @@ def test_shipped_student_sees_disparity_and_its_int8_graph_sees_the_same(shipped
     for error in (np.abs(exact - truth).mean() / without, np.abs(quantised - truth).mean() / without):
         assert 0.7 < error < 1.1 if is_blind else error < 0.55
     assert np.abs(exact - quantised).mean() < (0.25 if is_blind else 0.15)
+
+
+def test_dither_keeps_borders_between_levels_from_looking_like_disparity():
+    """Captures out of focus all over and hardly noisy: the network in float, and rounded with and without the dither."""
+    checkpoint = read_checkpoint("dp_disparity_s")
+    student = checkpoint.build()
+    prepared = prepare(student, (torch.zeros(1, 2, 192, 256),))
+    restore_ranges(prepared, checkpoint.ranges)
+    scene = SceneConfig(height=192, width=256, margin=40, disparity=(-1.5, 1.5))
+    captures = [simulate_capture(99, i, SimulationConfig(scene, sensor=DAYLIGHT)).views[:, 0] for i in range(12)]
+    views = [gaussian_filter(checkpoint.exposure(capture), (0, 3, 3))[None] for capture in captures]
+    noise = dither(192, 256, checkpoint.ranges[0].scale)
+
+    def px_from_float(added):
+        return np.mean(
+            [
+                float((prepared(torch.from_numpy(view + added))[0] - student(torch.from_numpy(view))[0]).abs().mean())
+                for view in views
+            ]
+        )
+
+    with torch.no_grad():
+        assert px_from_float(noise) < 0.06
+        assert px_from_float(np.float32(0.0)) > 0.2
 
 
 def test_ranges_of_a_shipped_checkpoint_are_those_of_the_graph_in_its_order(shipped):
