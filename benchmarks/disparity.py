@@ -103,10 +103,19 @@ def described(method: Method) -> Report:
 def evaluate(
     methods: Sequence[Method], captures: SceneSet, limit: int | None, progress: Callable[[int, int, str], None]
 ) -> Report:
-    """Scores of every method on every scene of a set; methods after each other on each capture, so that times compare."""
+    """Scores of every method on every scene of a set; methods after each other on each capture, so that times compare.
+
+    Raises:
+        InputError: none of the methods suits the set.
+    """
     names = captures.names[:limit]
-    fits = len(captures.names) > 1 and captures.truth(captures.read(names[0])) is not None
-    used = [method for method in methods if fits or not method.needs_truth]
+    first = captures.read(names[0])
+    used = [method for method in methods if method.suits(captures, first)]
+    if not used:
+        wanted = ", ".join(method.name for method in methods)
+        raise InputError(
+            f"{captures.name}: expected a method that suits it, found {wanted}. Leave the set out of --data."
+        )
     scores: dict[str, dict[str, dict[str, float]]] = {method.name: {} for method in used}
     seconds: dict[str, list[float]] = {method.name: [] for method in used}
     points: dict[str, list[Any]] = {method.name: [] for method in used}

@@ -21,11 +21,13 @@ from edge_dp.data import DpSample
 from edge_dp.errors import InputError
 from edge_dp.files import sha256
 from edge_dp.models.checkpoint import read_checkpoint, shipped_checkpoints
+from edge_dp.optics import depth_to_disparity
 from edge_dp.runtime.predictor import Predictor
 from edge_dp.runtime.student import Student
 
 PRECISIONS = ("int8", "fp32")
 BAR = "match + WLS"
+LENS = "the lens itself"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class Method:
 
     predict: disparity of a capture of a set, (H, W) px of the capture.
     student: name of the checkpoint, and precision of the artifact, for a network.
-    needs_truth: of other scenes of the set.
+    suits: whether it can be asked about a set, of which a capture is given.
     """
 
     name: str
@@ -43,11 +45,11 @@ class Method:
     precision: str = ""
     parameters: int | None = None
     multiply_adds: int | None = None
-    needs_truth: bool = False
+    suits: Callable[[SceneSet, DpSample], bool] = lambda captures, sample: True
 
 
 def controls() -> list[Method]:
-    """Matching, and what scores without looking at the views."""
+    """Matching, what scores without looking at the views, and the lens: the floor for who is not told its field."""
 
     @cache
     def prior(captures: SceneSet) -> PositionPrior:
@@ -58,11 +60,16 @@ def controls() -> list[Method]:
         Method(
             "position only",
             lambda sample, captures: prior(captures)(sample.name, *sample.left.shape[1:]),
-            needs_truth=True,
+            suits=lambda captures, sample: len(captures.names) > 1 and captures.truth(sample) is not None,
         ),
         Method("block matching", lambda sample, captures: _shrunk(sample, captures, match)),
         Method("SGM", _semi_global),
         Method(BAR, lambda sample, captures: _shrunk(sample, captures, match_wls)),
+        Method(
+            LENS,
+            _shown_by_the_lens,
+            suits=lambda captures, sample: captures.sensor is not None and sample.depth is not None,
+        ),
     ]
 
 
@@ -170,6 +177,16 @@ def _shrunk(
     views = [cv2.resize(view[0], size, interpolation=cv2.INTER_AREA) for view in (sample.left, sample.right)]
     low, high = (round(limit / captures.shrink) for limit in captures.search_px)
     return resized(method(views[0], views[1], (low, high)), height, width)
+
+
+def _shown_by_the_lens(sample: DpSample, captures: SceneSet) -> Map:
+    """The disparity that the calibrated lens shows of the true depth; its field keeps it from being affine in inverse depth."""
+    assert captures.sensor is not None and sample.depth is not None
+    sensor = captures.sensor()
+    known = np.ones(sample.depth.shape, np.bool_) if sample.mask is None else sample.mask
+    depth = np.where(known, sample.depth, np.float32(np.inf))
+    assert sensor.focus_m is not None
+    return depth_to_disparity(depth, sensor, sensor.focus_m, sensor.alpha_over_field(*depth.shape)).astype(np.float32)
 
 
 def _semi_global(sample: DpSample, captures: SceneSet) -> Map:

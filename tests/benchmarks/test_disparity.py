@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from disparity import evaluate, show
-from disparity_methods import BAR, controls, exported, float_student, students
-from scene_sets import rendered
+from disparity_methods import BAR, LENS, controls, exported, float_student, students
+from scene_sets import canon, rendered
 
 from edge_dp.bundle.manifest import read_bundle
 from edge_dp.errors import InputError
@@ -90,6 +90,16 @@ def test_disparities_corrected_for_the_field_have_a_table_of_their_own(capsys):
     show({"methods": {"exact": described}, "data": {"rendered": found}, "bounds": []}, scenes=False)
     text = capsys.readouterr().out
     assert "corrected for the sensor's field" in text and "AI(2), corrected" in text
+
+
+def test_the_lens_itself_is_perfect_where_its_field_is_known_and_only_there(data_root):
+    """Its vignetting alone costs a method that is not told of it; that is a floor, and no method's failure."""
+    (lens,) = (method for method in controls() if method.name == LENS)
+    found = evaluate([lens], replace(canon(), names=canon().names[:2]), None, lambda *_: None)["summary"][LENS]
+    assert found["AI(1)"] > 0.02 and found["1-|rho|"] > 0.02
+    assert found["AI(1), corrected"] < 1e-5 and found["1-|rho|, corrected"] < 0.01
+    with pytest.raises(InputError, match="rendered: expected a method that suits it, found the lens itself"):
+        evaluate([lens], rendered(1), None, lambda *_: None)
 
 
 def test_from_the_command_line_without_any_export(tmp_path):
