@@ -28,7 +28,7 @@ from edge_dp.quantization.graph import aten, attribute, capture
 from edge_dp.quantization.portable import LINEAR_OPERATIONS, make_portable
 from edge_dp.quantization.quantizer import PortableQuantizer
 from edge_dp.quantization.ranges import ActivationRange
-from edge_dp.quantization.rules import CLAMPS, Choice, limits
+from edge_dp.quantization.rules import CLAMPS, Choice, limits, moves_data
 
 _FOLLOWED = 0.01  # of a batch, in the moving average of its quantiles
 _TOLD_BY = 40  # values beyond a quantile
@@ -252,6 +252,8 @@ def quantile_ranges(prepared: GraphModule, quantile: float) -> Iterator[None]:
 
     A range ends at the moving averages of the ``1 - quantile`` and the ``quantile`` of each batch's values.
     What lies beyond is cut: otherwise one value in a thousand, of edges and highlights, makes every step several times as coarse.
+    Outputs, and what is added up to them, are not cut, but hold all that was seen within the block: a rare value of those is
+    what the network has to tell.
 
     Args:
         quantile: more than 0.5; 1 leaves everything as it is.
@@ -262,12 +264,24 @@ def quantile_ranges(prepared: GraphModule, quantile: float) -> Iterator[None]:
         yield
         return
 
+    told = _parts_of_outputs(prepared)
+
     def follow(fake_quantize: Any, inputs: tuple[Tensor, ...]) -> None:
         observer = fake_quantize.activation_post_process
         with torch.no_grad():
-            for kept, found in zip((observer.min_val, observer.max_val), _quantiles(inputs[0], quantile), strict=True):
-                new = found if not kept.isfinite().all() else torch.lerp(kept, found.to(kept), _FOLLOWED)
-                kept.resize_(new.shape).copy_(new)
+            low, high = observer.min_val, observer.max_val
+            if id(fake_quantize) in told:
+                found = inputs[0].detach().float().aminmax()
+                low_now, high_now = torch.minimum(low, found.min.to(low)), torch.maximum(high, found.max.to(high))
+            else:
+                seen = bool(low.isfinite().all() and high.isfinite().all())
+                quantiles = (each.to(low) for each in _quantiles(inputs[0], quantile))
+                low_now, high_now = (
+                    torch.lerp(kept, new, _FOLLOWED) if seen else new
+                    for kept, new in zip((low, high), quantiles, strict=True)
+                )
+            low.resize_(low_now.shape).copy_(low_now)
+            high.resize_(high_now.shape).copy_(high_now)
             scale, zero_point = fake_quantize.calculate_qparams()
             fake_quantize.scale.resize_(1).copy_(scale)
             fake_quantize.zero_point.resize_(1).copy_(zero_point)
@@ -287,6 +301,24 @@ def quantile_ranges(prepared: GraphModule, quantile: float) -> Iterator[None]:
         for handle, fake_quantize in zip(handles, distinct.values(), strict=True):
             handle.remove()
             fake_quantize.enable_observer()
+
+
+def _parts_of_outputs(prepared: GraphModule) -> set[int]:
+    """Identities of the fake quantisations of outputs, and of what moving of data and additions make outputs of."""
+    modules = dict(prepared.named_modules(remove_duplicate=False))
+    found, visited = set(), set()
+    waiting = list(next(node for node in prepared.graph.nodes if node.op == "output").all_input_nodes)
+    while waiting:
+        node = waiting.pop()
+        if node in visited:
+            continue
+        visited.add(node)
+        fake_quantize = modules.get(str(node.target)) if node.op == "call_module" else None
+        if isinstance(fake_quantize, FakeQuantizeBase):
+            found.add(id(fake_quantize))
+        if fake_quantize is not None or node.target is aten.add.Tensor or moves_data(node):
+            waiting += [source for source in node.all_input_nodes if source.op != "get_attr"]
+    return found
 
 
 def _quantiles(x: Tensor, quantile: float) -> tuple[Tensor, Tensor]:

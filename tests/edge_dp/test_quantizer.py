@@ -9,6 +9,7 @@ from scipy.signal import correlate
 from torch import nn
 
 from edge_dp.quantization.qat import (
+    activations,
     convert,
     freeze_ranges,
     prepare,
@@ -104,6 +105,44 @@ def test_ranges_may_end_at_quantiles_of_each_batch_instead_of_its_extremes():
     before = read_ranges(prepared)
     prepared(9 * views)
     assert read_ranges(prepared) == before
+
+
+class Mean(nn.Module):
+    """Two heads added up and doubled, as an ensemble's."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(2, 3, 1)
+        self.heads = nn.ModuleList(nn.Conv2d(3, 1, 1) for _ in range(2))
+
+    def forward(self, x):
+        features = torch.relu(self.stem(x))
+        one, two = (head(features) for head in self.heads)
+        return nn.functional.interpolate(one + two, scale_factor=2.0, mode="bilinear", align_corners=False)
+
+
+def test_quantiles_cut_no_output_and_nothing_that_is_added_up_to_one():
+    """A disparity beyond most others is told, however rare and long ago; what is rare among features costs steps."""
+    prepared = prepare(Mean().eval(), (torch.zeros((1, 2, 64, 64)),))
+    seen = {}
+
+    def remember(name, values):
+        low, high = seen.get(name, (0.0, 0.0))
+        seen[name] = (min(low, float(values.min())), max(high, float(values.max())))
+
+    for name, fake_quantize in activations(prepared):
+        fake_quantize.register_forward_pre_hook(lambda _, inputs, name=name: remember(name, inputs[0]))
+    with quantile_ranges(prepared, 0.9):
+        for gain in (1.0, 0.5):
+            prepared(gain * torch.randn(1, 2, 64, 64))
+    freeze_ranges(prepared)
+    of_what_was_seen = {
+        entry.tensor: 255 * entry.scale / (seen[entry.tensor][1] - seen[entry.tensor][0])
+        for entry in read_ranges(prepared)
+    }
+    for told in ("conv2d_1", "conv2d_2", "add", "upsample_bilinear2d"):
+        assert of_what_was_seen.pop(told) == pytest.approx(1, abs=0.01)
+    assert of_what_was_seen.keys() == {"x", "relu"} and max(of_what_was_seen.values()) < 0.9
 
 
 def test_quantile_of_one_is_the_extremes():
