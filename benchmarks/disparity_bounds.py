@@ -14,6 +14,9 @@ AT_MOST: dict[tuple[str, str], dict[str, float]] = {
     ("dp_disparity_s", "canon"): {"AI(1)": 0.10, "1-|rho|": 0.19},
 }
 """By student and data set, of the int8 artifact's means, as they are and corrected for the sensor's field."""
+CONTROLS = {"dp_disparity_s": "mono_disparity_s"}
+ONE_VIEW_SETS, ONE_VIEW_SHARE = ("pixel4", "rendered"), 0.5
+"""A student's 1-|rho| over that of its control, which differs from it in nothing but that it sees one view."""
 SLOPE_SHARE = 0.25
 PLANE_PX = 0.2
 SIGN_SETS = ("pixel4", "canon", "antinous", "lytro")
@@ -59,6 +62,9 @@ def judge(report: dict[str, Any]) -> list[dict[str, Any]]:
                         add(method, name, f"{scene}: |bias| px", scores["|bias| px"], PLANE_PX)
                 if name in SIGN_SETS:
                     add(method, name, "1 - sign", 1 - mine["sign"], 0.0)
+            control = found["summary"].get(f"{CONTROLS.get(student)} {PRECISION}")
+            if control and name in ONE_VIEW_SETS:
+                add(method, name, "1-|rho|, x one view's", mine["1-|rho|"] / control["1-|rho|"], ONE_VIEW_SHARE)
             fp32 = found["summary"].get(f"{student} fp32")
             if fp32 and name in INT8_SETS:
                 add(method, name, "AI(2) worse than fp32", mine["AI(2)"] / fp32["AI(2)"] - 1, INT8_AI2_SHARE)

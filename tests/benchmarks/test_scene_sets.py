@@ -178,6 +178,14 @@ def test_bounds_that_are_kept():
     assert len(rows) == 6 and all(row["passed"] for row in rows)
 
 
+@pytest.mark.parametrize(("of_one_view", "passed"), [(0.16, True), (0.15, False)])
+def test_two_views_must_halve_the_rank_error_of_one(of_one_view, passed):
+    found = report()
+    found["data"]["pixel4"]["summary"]["mono_disparity_s int8"] = {"1-|rho|": of_one_view}
+    (row,) = (row for row in judge(found) if "one view" in row["what"])
+    assert row["passed"] is passed and row["value"] == pytest.approx(0.08 / of_one_view)
+
+
 @pytest.mark.parametrize(
     ("change", "what"),
     [
