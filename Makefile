@@ -11,7 +11,7 @@ help:
 	@echo "make deploy     install into .venv, export the shipped student, validate it, say where the report lies"
 	@echo "make test       install into .venv, run the tests"
 	@echo "make test-full  the slow tests too"
-	@echo "make check      ruff and mypy on the installed package"
+	@echo "make check      ruff, and mypy on the installed package, benchmarks and examples"
 	@echo "make format     ruff format and safe fixes"
 	@echo "make clean      remove .venv, out and caches"
 
@@ -30,6 +30,7 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	cd $(VENV) && bin/mypy --config-file ../pyproject.toml -p edge_dp
+	cd $(VENV) && MYPYPATH=../benchmarks bin/mypy --config-file ../pyproject.toml ../benchmarks/*.py ../examples/*.py
 
 format: install
 	$(BIN)/ruff format .

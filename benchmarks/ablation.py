@@ -16,7 +16,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -133,19 +132,20 @@ def main() -> int:
     for run in runs:
         train(run, options.recipe, ["--device", options.device] if options.device else [])
     methods = [float_student(f"{run.variant}-{run.seed}", run.checkpoint) for run in runs]
-    found = {}
+    titles: dict[str, str] = {}
+    scores: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
     with progress_bars() as bar:
         for name in ("rendered", *(["pixel4"] if data_root() else [])):
             captures = SETS[name]()
             report = evaluate(methods, captures, options.limit, lambda *done, n=name: bar(n, *done))
-            found[name] = {"title": captures.title, "scores": over_seeds(report["scores"], runs, methods)}
+            titles[name], scores[name] = captures.title, over_seeds(report["scores"], runs, methods)
     if options.json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps({name: {"title": titles[name], "scores": scores[name]} for name in scores}, indent=1))
         return 0
     console = Console(highlight=False, width=150)
-    for each in found.values():
-        console.print(table(each["title"], each["scores"]))
-    for text in verdicts(found["rendered"]["scores"]):
+    for name, title in titles.items():
+        console.print(table(title, scores[name]))
+    for text in verdicts(scores["rendered"]):
         console.print(text)
     return 0
 
@@ -207,7 +207,7 @@ def table(title: str, scores: dict[str, dict[str, dict[str, float]]]) -> Table:
     return found
 
 
-def verdicts(scores: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
+def verdicts(scores: dict[str, dict[str, dict[str, float]]]) -> list[str]:
     """What the distillation promises on rendered scenes, of the variants that were trained."""
     texts = []
     for variant, promises in PROMISES.items():

@@ -65,7 +65,7 @@ def score(predict: Callable[[DpSample], Array], captures: Xin2021) -> NDArray[np
     for sample in captures:
         target = sample.affine_disparity
         assert target is not None
-        full = cv2.resize(predict(sample), target.shape[::-1], interpolation=cv2.INTER_LINEAR)
+        full = cv2.resize(predict(sample), target.shape[::-1], interpolation=cv2.INTER_LINEAR).astype(np.float32)
         scores = scores_of(full, sample, "xin2021")
         rows.append([scores[metric] for metric in METRICS])
     return np.array(rows)
@@ -105,8 +105,8 @@ def sgbm(
 
 
 def _quarter(view: Array) -> Array:
-    quarter: Array = cv2.resize(view, (view.shape[1] // 4, view.shape[0] // 4), interpolation=cv2.INTER_AREA)
-    return quarter
+    size = (view.shape[1] // 4, view.shape[0] // 4)
+    return cv2.resize(view, size, interpolation=cv2.INTER_AREA).astype(np.float32)
 
 
 def _fill_from_nearest(disparity: Array, invalid: NDArray[np.bool_]) -> Array:

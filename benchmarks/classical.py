@@ -54,12 +54,12 @@ def match(left: Array, right: Array, search: tuple[int, int], window: int = 31) 
     size = (window, window)
     one, two = (view - float(view.mean()) for view in (left, right))
     mean, spread = _statistics(one, window)
-    scores = []
+    correlations = []
     for shift in range(low - 1, high + 2):
         moved = _moved(two, shift)
         moved_mean, moved_spread = _statistics(moved, window)
-        scores.append((cv2.blur(one * moved, size) - mean * moved_mean) / (spread * moved_spread))
-    scores = np.stack(scores)
+        correlations.append((cv2.blur(one * moved, size) - mean * moved_mean) / (spread * moved_spread))
+    scores = np.stack(correlations)
     best = scores[1:-1].argmax(axis=0) + 1
     before, peak, after = (np.take_along_axis(scores, (best + i)[None], axis=0)[0] for i in (-1, 0, 1))
     bend = 2 * peak - before - after
@@ -71,7 +71,9 @@ def match_wls(left: Array, right: Array, search: tuple[int, int], config: WlsCon
     """``match``, refined, and made dense by what is certain; arguments and result as there."""
     config = config or WlsConfig()
     image = left
-    left, right = (cv2.GaussianBlur(view, (0, 0), config.smoothing_px) for view in (left, right))
+    left, right = (
+        np.asarray(cv2.GaussianBlur(view, (0, 0), config.smoothing_px), np.float32) for view in (left, right)
+    )
     disparity = match(left, right, search, config.window_px)
     confidence = np.ones_like(disparity)
     for _ in range(config.shift_steps):
@@ -134,7 +136,7 @@ def _shift_step(left: Array, right: Array, disparity: Array, window: int) -> tup
     height, width = disparity.shape
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     moved = cv2.remap(right, x + disparity, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-    one, two = _normalised(left, window), _normalised(moved, window)
+    one, two = _normalised(left, window), _normalised(np.asarray(moved, np.float32), window)
     residual = one - two
     gradient = cv2.Sobel(one + two, cv2.CV_32F, 1, 0, ksize=3, scale=1 / 16)  # of the mean of both
     energy = cv2.blur(gradient**2, (window, window))
@@ -152,7 +154,7 @@ def _normalised(view: Array, window: int) -> Array:
 
 def _statistics(view: Array, window: int) -> tuple[Array, Array]:
     """Mean and standard deviation in the window around each pixel."""
-    mean = cv2.blur(view, (window, window))
+    mean = np.asarray(cv2.blur(view, (window, window)), np.float32)
     variance = cv2.blur(view * view, (window, window)) - mean * mean
     return mean, np.sqrt(np.maximum(variance, 0) + np.float32(_LEAST_VARIANCE))
 

@@ -181,13 +181,13 @@ def artifact(name: str, height: int, width: int, folder: Path) -> Artifact:
             (file,) = place_of(subject, config, Path(scratch)).glob("*.pte")
             (made / "model.pte").write_bytes(file.read_bytes())
             network = subject.network
-            note = {
+            facts = {
                 "parameters": sum(parameter.numel() for parameter in network.module.parameters()),
                 "multiply_adds": multiply_adds(network),
                 "inputs": network.signature.inputs,
                 "outputs": network.signature.outputs,
             }
-            json_dump(note, made / NOTE)
+            json_dump(facts, made / NOTE)
     note = json_load(place / NOTE)
     inputs, outputs = (tuple((key, tuple(shape)) for key, shape in note[side]) for side in ("inputs", "outputs"))
     signature = Signature(inputs, outputs)

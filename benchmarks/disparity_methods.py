@@ -21,9 +21,9 @@ from edge_dp.data import DpSample
 from edge_dp.errors import InputError
 from edge_dp.files import sha256
 from edge_dp.models.checkpoint import read_checkpoint, shipped_checkpoints
-from edge_dp.optics import depth_to_disparity
 from edge_dp.runtime.predictor import Predictor
 from edge_dp.runtime.student import Student
+from edge_dp.sensors.fit import predict_disparity
 
 PRECISIONS = ("int8", "fp32")
 BAR = "match + WLS"
@@ -181,12 +181,8 @@ def _shrunk(
 
 def _shown_by_the_lens(sample: DpSample, captures: SceneSet) -> Map:
     """The disparity that the calibrated lens shows of the true depth; its field keeps it from being affine in inverse depth."""
-    assert captures.sensor is not None and sample.depth is not None
-    sensor = captures.sensor()
-    known = np.ones(sample.depth.shape, np.bool_) if sample.mask is None else sample.mask
-    depth = np.where(known, sample.depth, np.float32(np.inf))
-    assert sensor.focus_m is not None
-    return depth_to_disparity(depth, sensor, sensor.focus_m, sensor.alpha_over_field(*depth.shape)).astype(np.float32)
+    assert captures.sensor is not None
+    return predict_disparity(sample, captures.sensor())
 
 
 def _semi_global(sample: DpSample, captures: SceneSet) -> Map:

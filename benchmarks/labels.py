@@ -58,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with progress_bars() as progress:
         for index in range(len(source)):
             capture = source.read(index)
+            assert capture.truth is not None  # it was rendered
             truth = cv2.resize(capture.truth, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
             for name, config in CHECKS.items():
                 try:

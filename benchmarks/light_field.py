@@ -92,7 +92,9 @@ def compare(light_field: LightField) -> Comparison:
     reach = float(np.ceil(np.abs(disparity[light_field.mask]).max()))
     # Without smoothing: rendered views have no noise, and their fine detail is what there is to match.
     config = replace(FitConfig().match, max_disparity_px=reach + 2.0, smoothing_px=0.0)
-    (measured, error), (measured_true, error_true) = (match_views(*pair, config) for pair in (simulated, true))
+    (measured, error), (measured_true, error_true) = (
+        match_views(pair[0], pair[1], config) for pair in (simulated, true)
+    )
     difference, error = np.abs(measured - measured_true), np.maximum(error, error_true)
     matched = kept & (error <= FitConfig().largest_error_px)
     return Comparison(
@@ -172,7 +174,7 @@ def main() -> int:
         result = compare(fields.light_field(name))
         is_good = min(result.psnr) >= LEAST_PSNR and result.difference <= LARGEST_DIFFERENCE
         passed &= is_good
-        table = Table(title=f"{name}: simulated against true half-aperture sums", style=None if is_good else "red")
+        table = Table(title=f"{name}: simulated against true half-aperture sums", style="" if is_good else "red")
         for column in ("", "left", "right"):
             table.add_column(column, justify="right" if column else "left")
         for label, values in (

@@ -92,13 +92,14 @@ class Up(nn.Module):
 
     def __init__(self, channels_in: int, channels_skip: int, channels_out: int, upsampling: str = "nearest") -> None:
         super().__init__()
-        self.upsampling = {"mode": upsampling} | ({"align_corners": False} if upsampling == "bilinear" else {})
+        self.upsampling = upsampling
+        self.align_corners = False if upsampling == "bilinear" else None
         self.first = convolution(channels_in + channels_skip, channels_out)
         self.second = convolution(channels_out, channels_out)
 
     def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
         """(N, C_in, H, W) and (N, C_skip, 2H, 2W) to (N, C_out, 2H, 2W)."""
-        x = F.interpolate(x, scale_factor=2.0, **self.upsampling)
+        x = F.interpolate(x, scale_factor=2.0, mode=self.upsampling, align_corners=self.align_corners)
         return self.second(self.first(x if skip is None else torch.cat([x, skip], 1)))
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import cv2
@@ -21,8 +22,11 @@ from rich.table import Table
 
 import edge_dp
 from edge_dp.cli.tables import console
+from edge_dp.data import DpSample
 from edge_dp.data.dual_pixel.xin2021 import Xin2021
 from edge_dp.errors import EdgeDpError
+
+Array = NDArray[np.float32]
 
 
 def main() -> int:
@@ -34,17 +38,16 @@ def main() -> int:
     cv2.setNumThreads(1)
     captures = Xin2021()
     results: dict[str, NDArray[np.float64]] = {}
-    disparities: dict[str, list[NDArray[np.float32]]] = {}
+    disparities: dict[str, list[Array]] = {}
     for name, baseline in BASELINES.items():
-        results[name] = score(lambda sample, f=baseline: f(sample.left[0], sample.right[0]), captures)
+        results[name] = score(_in_turn(baseline(sample.left[0], sample.right[0]) for sample in captures), captures)
     bundle = edge_dp.load(options.bundle).bundle
     width = bundle.manifest.inputs[0].shape[-1]
     for name in options.artifacts or [artifact.name for artifact in bundle.manifest.artifacts]:
         with edge_dp.load(options.bundle, name) as predictor:
             predicted = [predictor.predict(sample).disparity for sample in captures]
             disparities[name] = [disparity * (width / disparity.shape[1]) for disparity in predicted]
-            following = iter(predicted)
-            results[name] = score(lambda _, maps=following: next(maps), captures)
+            results[name] = score(_in_turn(predicted), captures)
     table = Table(title=f"Pixel 4, mean over {len(captures)} scenes (lower is better)")
     for column in ("method", *METRICS, "px from float", "AI(2) from float"):
         table.add_column(column, justify="left" if column == "method" else "right")
@@ -62,8 +65,13 @@ def main() -> int:
     return 0
 
 
+def _in_turn(maps: Iterable[Array]) -> Callable[[DpSample], Array]:
+    following = iter(maps)
+    return lambda _: next(following)
+
+
 def _against_float(
-    name: str, disparities: dict[str, list[NDArray[np.float32]]], results: dict[str, NDArray[np.float64]]
+    name: str, disparities: dict[str, list[Array]], results: dict[str, NDArray[np.float64]]
 ) -> tuple[str, str]:
     """Mean absolute difference of the disparity and relative change of AI(2), from the float artifact of the same format."""
     form = name.partition("-")[0]

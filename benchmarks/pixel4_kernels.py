@@ -15,6 +15,7 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -25,6 +26,7 @@ from rich.progress import track
 from rich.table import Table
 
 from edge_dp.data.dual_pixel.xin2021 import Xin2021
+from edge_dp.data.images import read_raw
 from edge_dp.data.roots import data_root
 from edge_dp.errors import EdgeDpError, InputError
 from edge_dp.optics.field_psf import FieldPsf, MeasuredGrid
@@ -34,6 +36,7 @@ from edge_dp.sensors.fit_psf import KernelMatch, fit_psf_field, grid_positions, 
 from edge_dp.sensors.psf_field import PsfField
 
 Plane = NDArray[np.float32]
+Vector = NDArray[np.float64]
 
 GRID = (6, 8)
 TILE = 168  # px
@@ -74,7 +77,7 @@ def main() -> int:
     return 0
 
 
-def kernel_table(models: dict[str, PsfModel], field: PsfField, left: Plane, right: Plane, places: Plane) -> Table:
+def kernel_table(models: dict[str, PsfModel], field: PsfField, left: Plane, right: Plane, places: Vector) -> Table:
     disparities = np.array([field.plane_disparity(x, y) for x, y in places])
     outward = (np.abs(places) > 0.6).sum(axis=1)
     regions = {"all": outward >= 0, "middle": outward == 0, "edges": outward == 1, "corners": outward == 2}
@@ -83,12 +86,16 @@ def kernel_table(models: dict[str, PsfModel], field: PsfField, left: Plane, righ
         table.add_column(column, justify="left" if column in ("model", "part") else "right")
     for name, model in models.items():
         at = disparities if model.varies else np.full(len(places), disparities.mean())
-        match = match_kernels(lambda i, side, m=model, d=at: m.kernel(d[i], side, *places[i]), left, right)
+        match = match_kernels(partial(kernel_at, model, at, places), left, right)
         for region, chosen in regions.items():
             table.add_row(
                 name if region == "all" else "", region, *summary(match, chosen), end_section=region == "corners"
             )
     return table
+
+
+def kernel_at(model: PsfModel, disparities: Vector, places: Vector, index: int, side: int) -> Plane:
+    return model.kernel(disparities[index], side, *places[index])
 
 
 def summary(match: KernelMatch, chosen: NDArray[np.bool_]) -> list[str]:
@@ -107,7 +114,8 @@ def capture_table(models: dict[str, PsfModel], folder: Path) -> Table:
         if not sharp_file.is_file():
             continue
         sample = captures[index]
-        sharp = cv2.imread(str(sharp_file), cv2.IMREAD_UNCHANGED).astype(np.float32)
+        assert sample.mask is not None and sample.affine_disparity is not None
+        sharp = read_raw(sharp_file).astype(np.float32)
         defocus = np.where(sample.mask, sample.affine_disparity * 255, np.nan)
         for tile, place in enumerate(places):
             corner = (tile // GRID[1] * TILE, tile % GRID[1] * TILE)
@@ -128,7 +136,7 @@ def capture_table(models: dict[str, PsfModel], folder: Path) -> Table:
     return table
 
 
-def best_match(model: PsfModel, sharp: Plane, views: list[Plane], place: Plane) -> float:
+def best_match(model: PsfModel, sharp: Plane, views: list[Plane], place: Vector) -> float:
     """1 - correlation of both views with the blurred sharp image, at the best disparity and common shift."""
     best = 1.0
     for disparity in DISPARITIES:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from rich.table import Table
 
 import edge_dp
@@ -79,9 +80,9 @@ def measure(folder: Path, artifact: str, rounds: int) -> list[float]:
     return [float(np.median(kept)) for kept in times]
 
 
-def sample_of(views: np.ndarray) -> DpSample:
+def sample_of(views: NDArray[np.float32]) -> DpSample:
     """Left and right as a capture of the Pixel 4, half as bright, so that there is something to normalise."""
-    left, right = (np.ascontiguousarray(view[None]) / 2 for view in views)
+    left, right = np.ascontiguousarray(views[:, None]) / 2
     return DpSample(left, right, load_sensor("pixel4"), "capture")
 
 

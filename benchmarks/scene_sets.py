@@ -379,5 +379,5 @@ def resized(disparity: Map, height: int, width: int) -> Map:
     """A map of another size brought to that of the capture, its px with it."""
     if disparity.shape == (height, width):
         return disparity
-    enlarged: Map = cv2.resize(disparity, (width, height), interpolation=cv2.INTER_LINEAR)
+    enlarged = cv2.resize(disparity, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.float32)
     return enlarged * np.float32(width / disparity.shape[1])

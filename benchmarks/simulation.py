@@ -97,21 +97,26 @@ def one_core(count: int) -> Table:
     ):
         table.add_column(column, justify="left" if column == "lens" else "right")
     for name, (lens, target) in LENSES.items():
-        config = configuration(lens)
-        margin = config.scene.margin
-        draws = [draw_capture(SEED, index, config) for index in range(count)]
-        views = [render(draw, margin) for draw in draws]
-        parts = [
-            per_step(lambda i, c=config: draw_capture(SEED, i, c), count),
-            per_step(lambda i, d=draws, m=margin: render(d[i], m), count),
-            per_step(lambda i, d=draws, v=views: sense(v[i], d[i].sensor), count),
-            per_step(lambda i, d=draws, m=margin: render_disparity(d[i].scene, m), count),
-        ]
-        whole = per_step(lambda i, c=config: simulate_views(SEED, [i], c), count)
-        rig = per_step(lambda i, c=config: simulate_with_rig(SEED, i, c), count)
+        *parts, whole, rig = seconds(configuration(lens), count)
         milliseconds = (f"{1000 * part:.1f}" for part in parts)
         table.add_row(name, f"{1 / whole:.1f}", f"{target:.0f}", *milliseconds, f"{1 / rig:.1f}")
     return table
+
+
+def seconds(config: SimulationConfig, count: int) -> list[float]:
+    """Per capture: of the scene, the views, the sensor and the truth; of all that; and with the rig."""
+    margin = config.scene.margin
+    draws = [draw_capture(SEED, index, config) for index in range(count)]
+    views = [render(draw, margin) for draw in draws]
+    steps: list[Callable[[int], object]] = [
+        lambda i: draw_capture(SEED, i, config),
+        lambda i: render(draws[i], margin),
+        lambda i: sense(views[i], draws[i].sensor),
+        lambda i: render_disparity(draws[i].scene, margin),
+        lambda i: simulate_views(SEED, [i], config),
+        lambda i: simulate_with_rig(SEED, i, config),
+    ]
+    return [per_step(step, count) for step in steps]
 
 
 def render(draw: CaptureDraw, margin: int) -> np.ndarray:

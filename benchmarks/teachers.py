@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edge_dp.data import data_root
-from edge_dp.errors import EdgeDpError
+from edge_dp.errors import EdgeDpError, InputError
 from edge_dp.simulation.scenes import SceneConfig
 from edge_dp.training.teachers.base import Array, Camera, Estimate, Mask, Teacher, View
 from edge_dp.training.teachers.registry import build_teacher
@@ -60,13 +60,13 @@ def real(root: Path) -> Iterator[tuple[str, Case]]:
         ("cone", "im2.png", "im6.png", "disp2.png", 4),
     ):
         folder = root / "stereo" / name
-        disparity = cv2.imread(str(folder / truth), cv2.IMREAD_GRAYSCALE).astype(np.float32) / levels
+        disparity = _levels(folder / truth) / np.float32(levels)
         yield name, Case(_grey(folder / left), _grey(folder / right), disparity, disparity > 0)
     folder = root / "stereo" / "motorcycle"
     disparity = np.load(folder / "motorcycle_disp.npz")["arr_0"].astype(np.float32)
-    left, right = (_grey(next(folder.glob(f"*{side}*.png"))) for side in ("left", "right"))
+    views = [_grey(next(folder.glob(f"*{side}*.png"))) for side in ("left", "right")]
     known = np.isfinite(disparity)
-    yield "motorcycle", Case(left, right, np.where(known, disparity, 0), known)
+    yield "motorcycle", Case(views[0], views[1], np.where(known, disparity, 0), known)
 
 
 def regions(case: Case, sgm: Mask) -> dict[str, Mask]:
@@ -143,7 +143,14 @@ def _filled(found: Estimate) -> Array:
 
 
 def _grey(path: Path) -> Array:
-    return cv2.imread(str(path), cv2.IMREAD_GRAYSCALE).astype(np.float32) / 255
+    return _levels(path) / np.float32(255)
+
+
+def _levels(path: Path) -> Array:
+    image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    if image is None:
+        raise InputError(f"{path}: expected an image, found none that OpenCV reads. Copy it again.")
+    return image.astype(np.float32)
 
 
 def main() -> int:
