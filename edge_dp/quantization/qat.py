@@ -269,19 +269,10 @@ def quantile_ranges(prepared: GraphModule, quantile: float) -> Iterator[None]:
     def follow(fake_quantize: Any, inputs: tuple[Tensor, ...]) -> None:
         observer = fake_quantize.activation_post_process
         with torch.no_grad():
-            low, high = observer.min_val, observer.max_val
-            if id(fake_quantize) in told:
-                found = inputs[0].detach().float().aminmax()
-                low_now, high_now = torch.minimum(low, found.min.to(low)), torch.maximum(high, found.max.to(high))
-            else:
-                seen = bool(low.isfinite().all() and high.isfinite().all())
-                quantiles = (each.to(low) for each in _quantiles(inputs[0], quantile))
-                low_now, high_now = (
-                    torch.lerp(kept, new, _FOLLOWED) if seen else new
-                    for kept, new in zip((low, high), quantiles, strict=True)
-                )
-            low.resize_(low_now.shape).copy_(low_now)
-            high.resize_(high_now.shape).copy_(high_now)
+            is_told = id(fake_quantize) in told
+            ends = _widened(observer, inputs[0]) if is_told else _followed(observer, inputs[0], quantile)
+            for kept, new in zip((observer.min_val, observer.max_val), ends, strict=True):
+                kept.resize_(new.shape).copy_(new)
             scale, zero_point = fake_quantize.calculate_qparams()
             fake_quantize.scale.resize_(1).copy_(scale)
             fake_quantize.zero_point.resize_(1).copy_(zero_point)
@@ -319,6 +310,21 @@ def _parts_of_outputs(prepared: GraphModule) -> set[int]:
         if fake_quantize is not None or node.target is aten.add.Tensor or moves_data(node):
             waiting += [source for source in node.all_input_nodes if source.op != "get_attr"]
     return found
+
+
+def _widened(observer: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The ends of the observer's range, with all of ``x`` between them."""
+    low, high = (end.to(observer.min_val) for end in x.detach().float().aminmax())
+    return torch.minimum(observer.min_val, low), torch.maximum(observer.max_val, high)
+
+
+def _followed(observer: Any, x: Tensor, quantile: float) -> tuple[Tensor, Tensor]:
+    """The ends of the observer's range, moved towards the quantiles of ``x``; at these where nothing was seen before."""
+    low, high = (
+        torch.lerp(kept, new.to(kept), _FOLLOWED) if kept.isfinite().all() else new
+        for kept, new in zip((observer.min_val, observer.max_val), _quantiles(x, quantile), strict=True)
+    )
+    return low, high
 
 
 def _quantiles(x: Tensor, quantile: float) -> tuple[Tensor, Tensor]:
