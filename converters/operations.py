@@ -58,6 +58,19 @@ class _Two(nn.Module):
         return self.operation(self.left(left), self.right(right))
 
 
+class _WithMap(nn.Module):
+    """A convolution, then an operation of its result and a constant that varies over the image."""
+
+    def __init__(self, operation: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layer, self.operation = nn.Conv2d(8, 8, 3, padding=1), operation
+        self.map: Tensor
+        self.register_buffer("map", torch.rand(16, 24) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.operation(self.layer(x), self.map)
+
+
 class _Normed(nn.Module):
     """Convolution, batch-norm with statistics of its own, ReLU."""
 
@@ -99,6 +112,10 @@ def _is_uneven_bilinear(node: Node) -> bool:
     return any((after - corners) % max(1, before - corners) or after < before for before, after in pairs)
 
 
+def _with_map(operation: Callable[[Tensor, Tensor], Tensor]) -> Callable[[], nn.Module]:
+    return lambda: _WithMap(operation)
+
+
 _PAIR = ((1, 8, 16, 24), (1, 8, 16, 24))
 
 OPERATIONS: dict[str, Operation] = {
@@ -115,6 +132,11 @@ OPERATIONS: dict[str, Operation] = {
         Operation("sub", _two(torch.sub), _PAIR),
         Operation("mul", _two(torch.mul), _PAIR),
         Operation("mul broadcast", _then(lambda _, x: x * x.mean((2, 3), keepdim=True))),
+        Operation("add map", _with_map(torch.add)),
+        Operation("sub map", _with_map(torch.sub)),
+        Operation("sub from map", _with_map(lambda x, constant: constant - torch.relu(x))),
+        Operation("mul map", _with_map(torch.mul)),
+        Operation("div by map", _with_map(torch.div)),
         Operation("cat", _two(lambda a, b: torch.cat([a, b], 1)), _PAIR),
         Operation("relu", _unary(torch.relu)),
         Operation("relu6", _unary(F.relu6)),

@@ -15,7 +15,7 @@ from edge_dp.converters.base import Converter, Quantisation, Source
 from edge_dp.converters.cards import CARD_KEY
 from edge_dp.converters.configs import FormatConfig, TFLiteConfig
 from edge_dp.converters.tflite_file import Operator, TFLiteFile
-from edge_dp.converters.tflite_graph import clamp_limits, for_litert, transposed_weights
+from edge_dp.converters.tflite_graph import clamp_limits, for_litert, needs_edit, transposed_weights
 from edge_dp.converters.tflite_integer import (
     flat_biases,
     lone_clamps,
@@ -118,10 +118,11 @@ def _integer(source: Source, path: Path, *, wide: bool) -> TFLiteFile:
 
 
 def _float(source: Source) -> nn.Module:
-    """The float module; as an edited graph, which takes a while to capture, only where it has something to edit."""
+    """The float module; as an edited graph, whose tensors have other names, only where it has something to edit."""
     module = source.module
-    if any(isinstance(layer, nn.ConvTranspose2d) for layer in module.modules()):
-        module = torch.export.export(module, source.example, strict=False).module(check_guards=False)
+    if not isinstance(module, GraphModule):
+        graph = torch.export.export(module, source.example, strict=False).module(check_guards=False)
+        module = graph if needs_edit(graph) else module
     return for_litert(module) if isinstance(module, GraphModule) else module
 
 

@@ -32,11 +32,20 @@ def for_litert(graph_module: GraphModule) -> GraphModule:
             _transposed(edited, node)
         elif node.target is aten.clamp.default:
             _split_clamp(edited, node)
+        elif _is_from_constant(node):
+            _subtract_from_constant(edited, node)
         elif node.target is _QUANTIZE and node.args[0].target is _DEQUANTIZE:
             _requantise(edited, node)
     edited.graph.eliminate_dead_code()
     edited.recompile()
     return edited
+
+
+def needs_edit(graph_module: GraphModule) -> bool:
+    """Whether a float graph holds what litert_torch cannot lower, or lowers to something else."""
+    return any(
+        node.target is aten.conv_transpose2d.input or _is_from_constant(node) for node in graph_module.graph.nodes
+    )
 
 
 def transposed_weights(graph_module: GraphModule) -> list[tuple[Tensor, Tensor]]:
@@ -138,6 +147,22 @@ def _split_clamp(graph_module: GraphModule, clamp: Node) -> None:
         for target in (_QUANTIZE, _DEQUANTIZE):
             current = graph_module.graph.call_function(target, (current, *users[0].args[1:]))
     clamp.replace_input_with(source, current)
+
+
+def _is_from_constant(node: Node) -> bool:
+    """Whether it subtracts from a constant tensor: litert_torch 0.10.0 writes x - c in place of c - x."""
+    if node.target is not aten.sub.Tensor:
+        return False
+    first = node.args[0]
+    return isinstance(first, Node) and first.op == "get_attr"
+
+
+def _subtract_from_constant(graph_module: GraphModule, node: Node) -> None:
+    """c - alpha * x as -alpha * x + c."""
+    constant, x = node.args[:2]
+    with graph_module.graph.inserting_before(node):
+        scaled = graph_module.graph.call_function(aten.mul.Scalar, (x, -node.kwargs.get("alpha", 1)))  # type: ignore[operator]
+    node.target, node.args, node.kwargs = aten.add.Tensor, (scaled, constant), {}
 
 
 def _requantise(graph_module: GraphModule, quantise: Node) -> None:

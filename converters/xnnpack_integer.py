@@ -2,7 +2,8 @@
 
 XNNPACK's own kernels take int8 for more operations than executorch offers: three small means close the gap.
 
-- A partitioner config says that an operation may be quantised (sigmoid, pad, bilinear upsampling).
+- A partitioner config says that an operation may be quantised (sigmoid, pad, bilinear upsampling), and that the constants of
+  arithmetic belong into the payload.
 - A node visitor writes the scale and zero point of an operation's tensors where executorch's own leaves them out.
 - A node visitor writes an operation that XNNPACK lacks as several that it has, all of them moves of bytes: nearest upsampling
   by whole factors, slices with a step.
@@ -24,7 +25,7 @@ from executorch.backends.xnnpack.partition.config import generic_node_configs as
 from executorch.backends.xnnpack.partition.config.xnnpack_config import ConfigPrecisionType
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from executorch.backends.xnnpack.serialization import xnnpack_graph_schema as schema
-from executorch.backends.xnnpack.utils.utils import PERM_NHWC_TO_NCHW, get_input_node
+from executorch.backends.xnnpack.utils.utils import PERM_NHWC_TO_NCHW, get_input_node, is_param_node
 from executorch.backends.xnnpack.utils.xnnpack_constants import XNN_FLAG_ALIGN_CORNERS, XNN_INVALID_VALUE_ID
 from executorch.exir.backend.utils import is_shape_dynamic
 from executorch.exir.dialects._ops import ops as exir_ops
@@ -80,7 +81,31 @@ class _NearestUpsampling(_Integer):
         return torch.ops.aten.upsample_nearest2d.vec
 
 
+class _Arithmetic(generic.GenericNodePartitionerConfig):  # type: ignore[misc]
+    """Mixed into a config of executorch: constants go into the payload, where executorch would pass them in at every run."""
+
+    def get_node_and_deps(self, node: torch.fx.Node, ep: Any) -> list[torch.fx.Node]:
+        taken = super().get_node_and_deps(node, ep)
+        read = [source for user in taken for source in user.all_input_nodes]
+        return [*taken, *(source for source in read if is_param_node(ep, source))]
+
+
+class _Addition(_Arithmetic, generic.AddConfig):  # type: ignore[misc]
+    pass
+
+
+class _Subtraction(_Arithmetic, generic.SubConfig):  # type: ignore[misc]
+    pass
+
+
+class _Multiplication(_Arithmetic, generic.MulConfig):  # type: ignore[misc]
+    pass
+
+
 _OURS = {
+    generic.AddConfig: _Addition,
+    generic.SubConfig: _Subtraction,
+    generic.MulConfig: _Multiplication,
     generic.UpsampleBilinear2dConfig: _Upsampling,
     generic.ConstantPadConfig: _Padding,
     generic.SigmoidConfig: _Sigmoid,

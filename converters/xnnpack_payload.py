@@ -58,9 +58,13 @@ class XnnpackGraph:
     nodes: tuple[Node, ...]
 
     def activations(self) -> Iterator[Quantisation]:
-        """Quantisation of every int8 tensor that is computed."""
-        for value in self.values.values():
-            if value.type == _INTEGER and not value.constant and value.quantisation:
+        """Quantisation of every int8 tensor that is computed, from anything but constants alone."""
+        constants = {number for number, value in self.values.items() if value.constant}
+        for node in self.nodes:  # in the order of execution
+            if constants.issuperset(node.inputs):
+                constants.add(node.output)
+        for number, value in self.values.items():
+            if value.type == _INTEGER and number not in constants and value.quantisation:
                 yield value.quantisation
 
     def kernels(self) -> tuple[Counter[str], Counter[str]]:

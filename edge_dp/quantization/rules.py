@@ -17,6 +17,8 @@ from edge_dp.quantization.graph import argument, aten, shape, within
 from edge_dp.quantization.scheme import (
     ACTIVATION,
     ACTIVATION_16,
+    CONSTANT,
+    CONSTANT_16,
     CONSTANT_WEIGHT,
     SIGMOID,
     SIGMOID_16,
@@ -111,7 +113,7 @@ def moves_data(node: Node) -> bool:
 
 def fuses_clamp(node: Node) -> bool:
     """Whether ``node`` is arithmetic, which takes a clamp that is its only user into its own range."""
-    return node.target in RULES and RULES[node.target].annotate in (_arithmetic, _layer, _transposed)
+    return node.target in RULES and RULES[node.target].annotate in (_arithmetic, _binary, _layer, _transposed)
 
 
 def has_fixed_range(node: Node) -> bool:
@@ -127,6 +129,11 @@ def _arithmetic(node: Node, choice: Choice, weights: dict[Node, Any] | None = No
     _mark(node, {value: _reads(value, own) for value in _nodes(node)} | (weights or {}), None if clamp else own)
     if clamp:
         _mark(clamp, {}, own)
+
+
+def _binary(node: Node, choice: Choice) -> None:
+    form = CONSTANT if choice.activation(node) is ACTIVATION else CONSTANT_16
+    _arithmetic(node, choice, {value: form for value in node.all_input_nodes if value.op == "get_attr"})
 
 
 def _layer(node: Node, choice: Choice) -> None:
@@ -196,10 +203,11 @@ def _not_transposed(node: Node) -> str | None:
 
 
 def _not_binary(node: Node) -> str | None:
-    if not all(isinstance(value, Node) and value.op != "get_attr" for value in node.args[:2]):
-        return (
-            "one side is a constant that is not one value per channel of an image. Use a buffer of shape (1, C, 1, 1)"
-        )
+    sides = [value for value in node.args[:2] if isinstance(value, Node)]
+    if len(sides) < 2:
+        return f"one side is a number and the other has {len(shape(node))} dimensions. Use a tensor of 2 to 4"
+    if all(side.op == "get_attr" for side in sides):
+        return "both sides are constants. Compute it before the network"
     if node.kwargs.get("alpha", 1) != 1:
         return "it scales one side (alpha). Put the factor into the weights before it"
     return None
@@ -257,7 +265,7 @@ def _numbers(value: Any) -> list[int]:
 
 
 _MOVES = Rule(_same_range, _always)
-_BINARY = Rule(_arithmetic, _not_binary)
+_BINARY = Rule(_binary, _not_binary)
 
 RULES: dict[Any, Rule] = {
     aten.conv2d.default: Rule(_layer, _not_convolution),

@@ -67,6 +67,30 @@ ACTIVATION_16 = QuantizationSpec(
 )
 """Symmetric: TFLite's 16x8 kernels, the only ones that execute it, know no zero point."""
 
+
+class _AsItIs(MovingAverageMinMaxObserver):  # type: ignore[misc]  # torchao ships no types
+    """Range of a constant as it is now; in 8 bits with a scale that a half float holds exactly, as activations have."""
+
+    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+        scale, zero_point = super().calculate_qparams()
+        return (scale.half().float() if self.dtype is torch.int8 else scale), zero_point
+
+
+def _constant(activation: QuantizationSpec) -> QuantizationSpec:
+    return QuantizationSpec(
+        dtype=activation.dtype,
+        quant_min=activation.quant_min,
+        quant_max=activation.quant_max,
+        qscheme=activation.qscheme,
+        observer_or_fake_quant_ctr=FakeQuantize.with_args(
+            observer=_AsItIs, averaging_constant=1.0, eps=_SMALLEST_SCALE / (1 if activation is ACTIVATION else 256)
+        ),
+    )
+
+
+CONSTANT, CONSTANT_16 = _constant(ACTIVATION), _constant(ACTIVATION_16)
+"""Of a constant that arithmetic meets, such as a map of gains or of positions: as an activation, and no part of the table."""
+
 SIGMOID = FixedQParamsQuantizationSpec(
     dtype=torch.int8, scale=1 / 256, zero_point=-128, quant_min=-128, quant_max=127, qscheme=torch.per_tensor_affine
 )

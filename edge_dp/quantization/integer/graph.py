@@ -159,6 +159,9 @@ class IntegerGraph:
     def _operand(self, node: Node, user: Node) -> Any:
         """The quantise node of an activation, or what a constant holds."""
         if _is(node, _DEQUANTISE):
+            stored = _argument(node)
+            if stored.op == "get_attr":
+                return Integers(attribute(self._folded, stored.target).to(torch.int32), _quantisation(node))
             return _source(node)
         if _is(node, _DEQUANTISE_CHANNELS):
             values, scales = (attribute(self._folded, _argument(node, place).target) for place in (0, 1))

@@ -1,4 +1,7 @@
-"""Folding: y = gain x + offset per channel, into the layer before it or into a depthwise convolution of its own."""
+"""Folding: y = gain x + offset per channel, into the layer before it or into a depthwise convolution of its own.
+
+Constants that vary over more than channels stay as products and sums with a map.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import Node
 
 from edge_dp.quantization.graph import Editor, argument, aten, attribute, shape
@@ -40,28 +43,52 @@ def _batch_norm(editor: Editor, node: Node) -> None:
 
 
 def _with_constant(editor: Editor, node: Node) -> None:
-    """Arithmetic of a tensor and a number, or a constant of one value per channel."""
+    """Arithmetic of a tensor and a number or constant: y = factor * x + offset, or products and sums with a map of values."""
     first, second = node.args[0], argument(node, 1)
     constants = [_constant(editor, value) for value in (first, second)]
     is_first = constants[0] is not None
     x, constant = (second, constants[0]) if is_first else (first, constants[1])
-    if constant is None or not isinstance(x, Node) or x.op == "get_attr" or shape(node) != shape(x):
+    if constant is None or not isinstance(x, Node) or x.op == "get_attr":
         return
     alpha: Any = node.kwargs.get("alpha", argument(node, 2, 1))
-    value = _per_channel(constant, shape(x))
-    if value is None:
-        return
+    value = _per_channel(constant, shape(x)) if shape(node) == shape(x) else None
     factor, share = torch.ones((), dtype=torch.float64), 0.0
+    values = constant if value is None else value
     if node.target in _PRODUCTS:
-        factor = value
+        factor = values
     elif node.target in _DIVISIONS and not is_first:
-        factor = 1 / value
+        factor = 1 / values
     elif node.target in _SUMS:
         of_first, of_second = _SUMS[node.target](float(alpha))
         factor, share = (factor * of_second, of_first) if is_first else (factor * of_first, of_second)
     else:
         return
-    _scale_channels(editor, node, x, factor, share * value)
+    if value is not None:
+        _scale_channels(editor, node, x, factor, share * value)
+    elif len(shape(x)) == len(shape(node)):
+        _meet_map(editor, node, x, factor, share * constant if share else None)
+
+
+def _meet_map(editor: Editor, node: Node, x: Node, factor: Tensor, offset: Tensor | None) -> None:
+    """factor * x, or factor * x + offset with one factor, where the constant varies over ``x``: as mul or add.
+
+    The constant gets as many dimensions as ``x``: engines that keep images with their channels last would line it up otherwise.
+    """
+    constant = factor if offset is None else offset
+    if not torch.isfinite(constant).all():
+        return
+    if offset is not None and float(factor) != 1:
+        line = scaled(editor, node, x, factor, torch.zeros((), dtype=torch.float64))
+        if line is None:
+            return
+        x = line
+    values = constant.float().reshape([1] * (len(shape(node)) - constant.ndim) + list(constant.shape))
+    stored = next(value for value in node.all_input_nodes if value.op == "get_attr")
+    is_trained = isinstance(attribute(editor.module, stored.target), nn.Parameter)
+    target = f"portable_{node.name}_map"
+    met = editor.parameter(node, target, values) if is_trained else editor.constant(node, "map", values)
+    operation = aten.mul.Tensor if offset is None else aten.add.Tensor
+    editor.replace(node, editor.call(node, operation, x, met))
 
 
 def _negative(editor: Editor, node: Node) -> None:
