@@ -20,6 +20,7 @@ from edge_dp.quiet import quiet
 from edge_dp.runtime.agent import torch_threads
 from edge_dp.runtime.dataset_parity import Reference
 from edge_dp.runtime.engines.base import Tensors
+from edge_dp.sensors.profile import SensorProfile
 
 Model = str | Path | nn.Module
 """Name or folder of a checkpoint, or a network with its weights."""
@@ -47,7 +48,10 @@ def network_of_bundle(bundle: Bundle, model: Model | None = None) -> Network:
                 f"{bundle.folder}: the model that it was exported from is needed to tell right from wrong: {error} "
                 "Pass it with --model."
             ) from error
-        network = network_of_checkpoint(checkpoint, *manifest.inputs[0].shape[2:])
+        sensor = manifest.sensor if manifest.field_corrected else None
+        field = None if sensor is None else SensorProfile.from_dict(sensor, f"{bundle.folder}: sensor")
+        height, width = manifest.inputs[0].shape[2:]
+        network = network_of_checkpoint(checkpoint, height, width, field)
     _check_outputs(bundle, network)
     return network
 

@@ -27,6 +27,7 @@ from edge_dp.quantization.ranges import ActivationRange
 from edge_dp.sensors.profile import SensorProfile
 
 _DISPARITY = "left(x) = right(x + d), x along the dual-pixel axis; d in px of the input, positive is farther than the focus plane"
+_CORRECTED = "corrected for the field: as a lens equally strong all over that"
 _CONFIDENCE = f"expected absolute error of the disparity = {B_MAX} * ({B_MIN} / {B_MAX}) ** confidence px of the input"
 _LICENCE = "Apache-2.0"
 _TOOLS = (
@@ -60,9 +61,14 @@ class Description:
 
 
 def describe_checkpoint(
-    network: Network, graphs: QuantisedGraphs, checkpoint: Checkpoint, sensor: SensorProfile | None = None
+    network: Network,
+    graphs: QuantisedGraphs,
+    checkpoint: Checkpoint,
+    sensor: SensorProfile | None = None,
+    *,
+    field_corrected: bool = False,
 ) -> Description:
-    """Of a dual-pixel student, for any sensor or for one."""
+    """Of a dual-pixel student, for any sensor or for one, whose field it corrects or leaves."""
     into, out = _border_ranges(network, graphs)
     (name, shape), training = network.signature.inputs[0], checkpoint.training
     views = TensorSpec(
@@ -74,7 +80,8 @@ def describe_checkpoint(
         *_step(into[name]),
         value_range=(0.0, 1.0),
     )
-    meanings = {"disparity": ("px of the input", _DISPARITY), "confidence": ("", _CONFIDENCE)}
+    of_field = f"; {_CORRECTED} of {sensor.name} would show it" if field_corrected and sensor else ""
+    meanings = {"disparity": ("px of the input", _DISPARITY + of_field), "confidence": ("", _CONFIDENCE)}
     outputs = tuple(
         TensorSpec(key, size, "NCHW", meanings[key][0], (key,), *_step(out[key]), meaning=meanings[key][1])
         for key, size in network.signature.outputs
@@ -93,6 +100,7 @@ def describe_checkpoint(
         outputs=outputs,
         preprocessing=replace(preprocessing, dither=views.scale),
         sensor=sensor.to_dict() if sensor else None,
+        field_corrected=field_corrected,
         metrics=dict(training.get("metrics", {})),
         licences=licences,
         training=json.loads(json.dumps(training)),

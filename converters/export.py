@@ -113,6 +113,7 @@ def export_checkpoint(
     precision: str | Sequence[str] | None = None,
     size: tuple[int, int] | None = None,
     sensor: SensorProfile | None = None,
+    correct_field: bool = False,
     require_full_delegation: bool = False,
     progress: Progress = lambda *_: None,
 ) -> Bundle:
@@ -124,6 +125,8 @@ def export_checkpoint(
         checkpoint: name of a shipped one, folder, or one in memory.
         size: height and width of the input; the checkpoint's own unless given.
         sensor: whose captures the bundle is for; the manifest then holds its profile, levels and gain.
+        correct_field: let the artifacts themselves correct disparity and confidence for that sensor's field, so that the
+            disparity is affine in inverse depth. They then are for captures that show the field of that sensor alone.
         out, formats, precision, require_full_delegation, progress: as in ``export``.
 
     Returns:
@@ -136,10 +139,13 @@ def export_checkpoint(
     configs = _planned(out, formats, precision)
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = read_checkpoint(checkpoint)
-    network = network_of_checkpoint(checkpoint, *(size or checkpoint.input_size))
+    if correct_field and sensor is None:
+        raise InputError("correct_field: expected a sensor, whose field it is, found none. Pass it.")
+    field = sensor if correct_field else None
+    network = network_of_checkpoint(checkpoint, *(size or checkpoint.input_size), field)
     graphs = quantise_checkpoint(network, checkpoint)
     cases = checkpoint_cases(network, checkpoint.exposure)
-    description = describe_checkpoint(network, graphs, checkpoint, sensor)
+    description = describe_checkpoint(network, graphs, checkpoint, sensor, field_corrected=correct_field)
     return _Job(network, graphs, cases, configs, description, require_full_delegation).write(Path(out), progress)
 
 

@@ -18,6 +18,7 @@ from torch.fx import GraphModule
 
 from edge_dp.converters.base import QuantisedGraphs
 from edge_dp.converters.calibration import Array
+from edge_dp.converters.field import FieldCorrected, field_corrected, with_corrected_outputs
 from edge_dp.converters.preflight import check_weights
 from edge_dp.errors import InputError
 from edge_dp.models.checkpoint import Checkpoint
@@ -25,6 +26,7 @@ from edge_dp.quantization.ptq import calibrate
 from edge_dp.quantization.qat import convert, observe_weights, prepare, read_ranges, restore_ranges, snap_biases
 from edge_dp.quiet import quiet
 from edge_dp.runtime.engines.base import Signature
+from edge_dp.sensors.profile import SensorProfile
 
 Progress = Callable[[int], None]
 Batch = Mapping[str, Tensor]
@@ -51,18 +53,28 @@ class Network:
         return tuple(torch.zeros(shape) for _, shape in self.signature.inputs)
 
 
-def network_of_checkpoint(checkpoint: Checkpoint, height: int, width: int) -> Network:
+def network_of_checkpoint(
+    checkpoint: Checkpoint, height: int, width: int, field: SensorProfile | None = None
+) -> Network:
     """The checkpoint's network at one input size.
 
+    Args:
+        field: sensor whose field it corrects its disparity for; None leaves the disparity as the sensor shows it.
+
     Raises:
-        InputError: the size, or weights that do not fit the student.
+        InputError: the size, or weights that do not fit the student; a sensor whose field is not known.
         ExportError: weights that are not finite.
     """
     module = checkpoint.build()
     check_weights(module)
     shape = (1, 2, height, width)
     module.check_input_shape(shape)
-    return _network(checkpoint.student, module, {"views": shape}, ("disparity", "confidence"))
+    names = ("disparity", "confidence")
+    if field is None:
+        return _network(checkpoint.student, module, {"views": shape}, names)
+    return _network(
+        checkpoint.student, field_corrected(module, field, shape), {"views": shape}, names, prefix="student."
+    )
 
 
 def network_of_module(
@@ -105,8 +117,10 @@ def network_of_module(
 def prepare_checkpoint(network: Network, checkpoint: Checkpoint) -> GraphModule:
     """The network fake-quantised with the checkpoint's own ranges, ready to convert."""
     with quiet(), torch.no_grad():
-        prepared = prepare(network.module, network.example)
-        restore_ranges(prepared, checkpoint.ranges)
+        prepared, ranges = prepare(network.module, network.example), checkpoint.ranges
+        if isinstance(network.module, FieldCorrected):
+            ranges = with_corrected_outputs(prepared, ranges, network.module)
+        restore_ranges(prepared, ranges)
         observe_weights(prepared)
         snap_biases(prepared)
     return prepared

@@ -158,7 +158,7 @@ def _is_from_constant(node: Node) -> bool:
 
 
 def _subtract_from_constant(graph_module: GraphModule, node: Node) -> None:
-    """c - alpha * x as -alpha * x + c."""
+    """C - alpha * x as -alpha * x + c."""
     constant, x = node.args[:2]
     with graph_module.graph.inserting_before(node):
         scaled = graph_module.graph.call_function(aten.mul.Scalar, (x, -node.kwargs.get("alpha", 1)))  # type: ignore[operator]

@@ -103,20 +103,22 @@ def evaluate(
         captures = [dataset.read(each) for each in batch]
         inputs: list[Tensors] = []
         for capture in captures:
+            student.check_sensor(capture.sensor, f"{dataset.root}: {capture.name}")
             inputs.append({INPUT: student.buffer()})
             student.fill(inputs[-1][INPUT], capture.left, capture.right, f"{dataset.root}: {capture.name}")
         for each, capture, outputs in zip(batch, captures, run(inputs), strict=True):
             disparity = student.disparity(outputs, *capture.left.shape[-2:])
-            finished[each] = score(disparity, capture, name)
+            finished[each] = score(disparity, capture, name, is_corrected=student.corrected_for is not None)
             progress(sum(sample in finished for sample in names), len(names))
     return {sample: finished[sample] for sample in names}
 
 
-def score(disparity: Map, sample: DpSample, dataset: str) -> Scores:
+def score(disparity: Map, sample: DpSample, dataset: str, *, is_corrected: bool = False) -> Scores:
     """The metrics of one disparity map, (H, W) px of the capture; empty where the sample has no ground truth.
 
     Args:
         dataset: name of the data set; where a protocol of that name is published, it decides how affine truth is scored.
+        is_corrected: whether the disparity is corrected for the sensor's field already.
 
     Raises:
         InputError: of the metrics.
@@ -133,7 +135,7 @@ def score(disparity: Map, sample: DpSample, dataset: str) -> Scores:
         return _by_protocol(disparity, sample, dataset)
     target: NDArray[Any] | None = sample.affine_disparity
     if target is None and sample.depth is not None:
-        disparity = correct_field(disparity, sample.sensor)
+        disparity = disparity if is_corrected else correct_field(disparity, sample.sensor)
         with np.errstate(divide="ignore", invalid="ignore"):  # outside the mask there may be anything
             target = -1 / sample.depth  # what is corrected for the field is affine in inverse depth
     if target is None:

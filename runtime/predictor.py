@@ -59,7 +59,10 @@ class Prediction:
 
     @cached_property
     def disparity(self) -> Map:
-        """(H, W) px of the capture, left(x) = right(x + d), positive farther than the focus plane."""
+        """(H, W) px of the capture, left(x) = right(x + d), positive farther than the focus plane.
+
+        As the artifact says it: as the sensor shows it, or corrected for its field already, as the bundle was exported.
+        """
         return self._student.disparity(self.outputs, *self.size)
 
     @cached_property
@@ -67,7 +70,7 @@ class Prediction:
         """(H, W) px: as a lens equally strong all over the field would show it, so that it is affine in inverse depth.
 
         As ``edge_dp.data.correct_field`` by the profile of the sensor, of whose field the views show all; the disparity itself
-        where no profile says how the sensor's strength varies.
+        where no profile says how the sensor's strength varies, or the artifact has corrected it.
         """
         return self.disparity.copy() if self._sensor is None else correct_field(self.disparity, self._sensor)
 
@@ -177,17 +180,22 @@ class Predictor:
 
         Raises:
             InputError: the views differ in size, are smaller than the network's input, have several channels, are black, or hold
-                levels or values that the sensor does not give; a focus distance without optics.
+                levels or values that the sensor does not give; a focus distance without optics; another sensor than the one for
+                whose field the bundle corrects.
             EngineError: not active, or the engine failed.
         """
         name = left.name if isinstance(left, DpSample) else "capture"
         with self._lock:
             views, of_capture = self._views(left, right, sensor)
             lens = _lens((of_capture, self._sensor), focus_m, samples_per_px, name)
+            self._student.check_sensor(of_capture, name)
             self._student.fill(self._buffer, *views, name)
             outputs = self.engine.infer({INPUT: self._buffer})
         height, width = views[0].shape[-2:]
-        return Prediction((height, width), outputs, self._student, of_capture if lens is None else lens.sensor, lens)
+        field = of_capture if lens is None else lens.sensor
+        if self._student.corrected_for is not None:
+            field = None  # nothing is left to correct
+        return Prediction((height, width), outputs, self._student, field, lens)
 
     def _views(
         self, left: DpSample | NDArray[Any], right: NDArray[Any] | None, sensor: SensorProfile | None

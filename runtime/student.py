@@ -14,6 +14,7 @@ from edge_dp.bundle.manifest import Artifact, Bundle, TensorSpec
 from edge_dp.errors import InputError
 from edge_dp.preprocessing import ExposureNormalisation, dither
 from edge_dp.runtime.engines.base import Tensors
+from edge_dp.sensors.profile import SensorProfile
 
 Map = NDArray[np.float32]
 INPUT = "views"
@@ -28,6 +29,7 @@ class Student:
     saturates: whether the artifact's own quantisation of the input takes all light above 1 to its highest level, so that clipping
     it before changes nothing.
     dither: (2, height, width), added to the input; None where the manifest asks for none.
+    corrected_for: name of the sensor for whose field the artifacts correct the disparity themselves; None where they do not.
     """
 
     height: int
@@ -35,6 +37,7 @@ class Student:
     exposure: ExposureNormalisation | None
     saturates: bool = False
     dither: Map | None = field(default=None, compare=False, repr=False)
+    corrected_for: str | None = None
 
     @classmethod
     def of(cls, bundle: Bundle, artifact: Artifact | None = None) -> Student:
@@ -55,7 +58,16 @@ class Student:
         saturates = artifact is not None and artifact.reference == "quantised" and _highest(views[0]) <= 1.0
         step = manifest.preprocessing.dither
         noise = None if step is None else dither(height, width, step)
-        return cls(height, width, manifest.preprocessing.exposure, saturates, noise)
+        corrected_for = str((manifest.sensor or {}).get("name")) if manifest.field_corrected else None
+        return cls(height, width, manifest.preprocessing.exposure, saturates, noise, corrected_for)
+
+    def check_sensor(self, sensor: SensorProfile | None, name: str) -> None:
+        """Refuse a capture, called ``name``, of another sensor than the one whose field is corrected; InputError."""
+        if self.corrected_for is not None and sensor is not None and sensor.name != self.corrected_for:
+            raise InputError(
+                f"{name}: expected a capture of {self.corrected_for}, for whose field the bundle corrects, found one of "
+                f"{sensor.name}. Export a bundle for {sensor.name}, or one without --correct-field."
+            )
 
     def buffer(self) -> Map:
         """(1, 2, h, w) for ``fill``."""

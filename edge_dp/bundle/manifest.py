@@ -50,9 +50,9 @@ from edge_dp.preprocessing import ExposureNormalisation
 from edge_dp.quantization.ranges import ActivationRange
 from edge_dp.sensors.profile import FieldPolynomial, SensorProfile
 
-SCHEMA = 2
-SCHEMAS = (1, 2)
-"""Those that are read: 1 knows no transfer of the exposure and no dither, all light is linear."""
+SCHEMA = 3
+SCHEMAS = (1, 2, 3)
+"""Those that are read: 1 knows no transfer of the exposure and no dither, all light is linear; 1 and 2 no ``field_corrected``."""
 MANIFEST = "manifest.json"
 REFERENCES = ("float", "weights", "quantised")
 """The forms of the model whose outputs artifacts are compared with: as trained, with its int8 weights, and with int8 weights and
@@ -197,6 +197,8 @@ class Manifest:
     multiply_adds: of one inference.
     preprocessing: null where the model takes its inputs as its maker defines them.
     sensor: profile of the sensor that the model was made for, in the form of its own JSON; null where there is none.
+    field_corrected: whether the artifacts correct disparity and confidence for that sensor's field themselves, as
+    ``edge_dp.data.correct_field`` does.
     quantization: of every activation, in the order of the graph; empty where the model is float.
     keep_float: paths of modules that stay in float in the integer artifacts, as was asked for.
     int16: likewise, of modules with 16-bit activations.
@@ -216,6 +218,7 @@ class Manifest:
     outputs: Annotated[tuple[TensorSpec, ...], _AT_LEAST_ONE]
     preprocessing: Preprocessing | None = None
     sensor: dict[str, Any] | None = None
+    field_corrected: bool = False
     artifacts: tuple[Artifact, ...]
     golden: tuple[GoldenCase, ...]
     quantization: tuple[ActivationRange, ...] = ()
@@ -397,6 +400,8 @@ def check_border(
 def _check_whole(manifest: Manifest, where: str) -> None:
     """What no field says alone: names that must agree, and a checksum for every file."""
     check_border(manifest.inputs, manifest.outputs, manifest.preprocessing, where)
+    if manifest.field_corrected and (manifest.sensor or {}).get("alpha_field") is None:
+        raise SchemaError(f"{where}: field_corrected: expected a sensor with an alpha_field, found none")
     _check_unique(manifest.artifacts, f"{where}: artifacts")
     _check_unique(manifest.golden, f"{where}: golden")
     for artifact in manifest.artifacts:

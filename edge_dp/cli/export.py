@@ -58,6 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sensor", metavar="NAME", help="of a checkpoint: whose captures it is for; its profile goes into the manifest"
     )
+    parser.add_argument(
+        "--correct-field",
+        action="store_true",
+        help="with --sensor: let the artifacts correct disparity and confidence for that sensor's field, so that the "
+        "disparity is affine in inverse depth",
+    )
     parser.add_argument("--json", action="store_true", help="print the artifacts as JSON")
 
 
@@ -89,12 +95,15 @@ def _export_checkpoint(options: argparse.Namespace, formats: list[FormatConfig],
 
     if options.int16:
         raise InputError(f"{options.model}: --int16 is not for a checkpoint")
+    if options.correct_field and not options.sensor:
+        raise InputError("--correct-field: expected the sensor whose field it is, found none. Pass --sensor too.")
     return edge_dp.export_checkpoint(
         options.model,
         options.out,
         formats=formats,
         size=options.size,
         sensor=load_sensor(options.sensor) if options.sensor else None,
+        correct_field=options.correct_field,
         require_full_delegation=options.require_full_delegation,
         progress=progress,
     )
@@ -103,8 +112,8 @@ def _export_checkpoint(options: argparse.Namespace, formats: list[FormatConfig],
 def _export_network(options: argparse.Namespace, formats: list[FormatConfig], progress: Progress) -> Bundle:
     import edge_dp
 
-    if options.sensor:
-        raise InputError(f"{options.model}: --sensor is not for a network of your own")
+    if options.sensor or options.correct_field:
+        raise InputError(f"{options.model}: --sensor and --correct-field are not for a network of your own")
     return edge_dp.export(
         **network_arguments(options),
         out=options.out,

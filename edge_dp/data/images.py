@@ -165,11 +165,19 @@ def correct_field(disparity: Array, sensor: SensorProfile) -> Array:
     Returns:
         (H, W) px, float32, a fresh array: ``disparity`` again where the profile does not say how its strength varies.
     """
+    strength = field_strength(sensor, *disparity.shape)
+    return disparity.copy() if strength is None else np.asarray(disparity / strength, np.float32)
+
+
+def field_strength(sensor: SensorProfile, height: int, width: int) -> Array | None:
+    """s(x, y), the disparity that one defocus shows, relative to its mean over the field: (height, width) as samples lie.
+
+    None where the profile does not say how it varies.
+    """
     if sensor.alpha_field is None:
-        return disparity.copy()
-    shape = disparity.shape[::-1] if sensor.dp_axis == "y" else disparity.shape
-    strength = to_sample_orientation(sensor.alpha_field.sample(*shape), sensor)
-    return np.asarray(disparity / strength, np.float32)
+        return None
+    shape = (width, height) if sensor.dp_axis == "y" else (height, width)
+    return to_sample_orientation(sensor.alpha_field.sample(*shape), sensor)
 
 
 def read_raw(path: str | Path) -> NDArray[Any]:

@@ -50,7 +50,7 @@ def test_the_bundle_of_the_shipped_student_is_valid(bundle):
 
 # Each place with values of the wrong type or beyond its limit, told by hand: neither the code nor the schema is the oracle.
 WRONG = [
-    (("schema",), [3, 0, "1", None, 1.5]),
+    (("schema",), [4, 0, "1", None, 1.5]),
     (("model",), ["", "a\nb", 3, None]),
     (("parameters",), [-1, 2**63, "1", 0.5]),
     (("inputs",), [[], {}, None, [1]]),
@@ -173,7 +173,7 @@ def test_differences_name_the_field(manifest):
         ("[" * 100_000, "card: expected JSON"),
         ("[]", "card: expected a JSON object, found list"),
         ("{}", "card: field 'model' is missing"),
-        ('{"schema": 3, "model": []}', "card: schema 3 is newer"),
+        ('{"schema": 4, "model": []}', "card: schema 4 is newer"),
         (
             '{"model": "m", "inputs": [{"name": "x", "shape": [1e400]}], "outputs": []}',
             r"card: inputs\[0\].shape\[0\]: expected a fin",

@@ -102,7 +102,7 @@ def test_manifest_of_the_first_schema_wants_light_itself_without_dither(folder):
 # What is refused
 
 
-@pytest.mark.parametrize("schema", [3, 10**30])
+@pytest.mark.parametrize("schema", [4, 10**30])
 def test_newer_schema_is_refused(folder, schema):
     edit(folder, lambda data: data.update(schema=schema, inputs="of another form"))
     with pytest.raises(SchemaError, match=rf"manifest.json: schema {schema} is newer .* upgrade"):
@@ -146,7 +146,7 @@ def test_links_that_leave_the_bundle_are_refused(folder, tmp_path, target):
     [
         (lambda d: d.pop("model"), "'model' is missing"),
         (lambda d: d.update(schema="1"), "schema: expected int, found str"),
-        (lambda d: d.update(schema=0), "schema: expected 1 or 2, found 0"),
+        (lambda d: d.update(schema=0), "schema: expected 1 or 2 or 3, found 0"),
         (lambda d: d.update(model="a\x1b[2Jb"), "model: expected a name without control characters"),
         (lambda d: d.update(parameters="many"), "parameters: expected int"),
         (lambda d: d.update(parameters=-1), "parameters: expected a whole number from 0"),

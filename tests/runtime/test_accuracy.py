@@ -133,6 +133,8 @@ def test_depth_is_scored_by_what_the_sensor_shows_all_over_its_field():
     seen = (2 * TRUTH - 7) * sensor.alpha_field.sample(12, 20)
     assert max(score(seen, capture, "any").values()) < 1e-3
     assert score(seen, replace(capture, sensor=load_sensor("generic_8bit")), "any")["AI(1)"] > 0.1
+    assert score(seen, capture, "any", is_corrected=True)["AI(1)"] > 0.1
+    assert max(score(2 * TRUTH - 7, capture, "any", is_corrected=True).values()) < 1e-3
 
 
 def test_a_published_protocol_decides_and_sees_the_files_as_they_lie():

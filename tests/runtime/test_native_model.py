@@ -240,6 +240,15 @@ def test_model_of_raw_planes_equals_the_predictor(bundle, checks, tmp_path, sens
     assert np.abs(corrected - disparity).max() > 0.02
 
 
+def test_what_the_artifact_has_corrected_is_not_corrected_again(bundle, checks, tmp_path):
+    folder = copied(bundle, tmp_path / "bundle", PIXEL4)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"field_corrected": True}))
+    views = [(1024 + 9000 * view).astype(np.uint16) for view in texture(480, 640)]
+    _, disparity, _, corrected = from_cpp(checks, folder, "executorch-fp32", views, tmp_path)
+    np.testing.assert_array_equal(corrected, disparity)
+
+
 def test_maps_at_the_networks_size(bundle, checks, tmp_path):
     folder = copied(bundle, tmp_path / "bundle")
     left, right = (0.4 * view.astype(np.float32) for view in texture(384, 512))
@@ -284,7 +293,7 @@ def change_of(path, value):
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [
-        (["schema"], 3, "schema 3 is newer than this app reads (2)"),
+        (["schema"], 4, "schema 4 is newer than this app reads (3)"),
         (["schema"], "1", "schema: expected a number"),
         (["schema"], KeyError, "expected a field 'schema', found none"),
         (["inputs", 0, "shape"], [1, 2, 192, 256], "expected one input of shape (1, 2, 192, 256) as in the manifest"),

@@ -70,7 +70,7 @@ def _with_constant(editor: Editor, node: Node) -> None:
 
 
 def _meet_map(editor: Editor, node: Node, x: Node, factor: Tensor, offset: Tensor | None) -> None:
-    """factor * x, or factor * x + offset with one factor, where the constant varies over ``x``: as mul or add.
+    """Factor * x, or factor * x + offset with one factor, where the constant varies over ``x``: as mul or add.
 
     The constant gets as many dimensions as ``x``: engines that keep images with their channels last would line it up otherwise.
     """

@@ -37,7 +37,7 @@ struct Sensor {
 };
 
 struct Manifest {
-  static constexpr int schema = 2;
+  static constexpr int schema = 3;
 
   int input_height = 0, input_width = 0;    // of each view, as the network takes it
   int output_height = 0, output_width = 0;  // of each map, as the network gives it
@@ -45,6 +45,7 @@ struct Manifest {
   std::optional<Exposure> exposure;
   double dither = 0;             // step of the noise that is added to the input
   std::optional<Sensor> sensor;  // none where the bundle was exported for no sensor
+  bool field_corrected = false;  // the artifact corrects its disparity for the sensor's field itself
   std::string artifact_path, artifact_sha256;
 
   // Throws Error naming the file and the field.
@@ -186,6 +187,8 @@ inline Manifest Manifest::read(const std::string& bundle, const std::string& art
   }
   if (preprocessing.has("dither")) manifest.dither = detail::positive(preprocessing.at("dither"));
   if (json.has("sensor")) manifest.sensor = detail::sensor_of(json.at("sensor"), preprocessing);
+
+  if (json.has("field_corrected")) manifest.field_corrected = json.at("field_corrected").boolean();
 
   std::string names;
   for (const Json& entry : json.at("artifacts").items()) {

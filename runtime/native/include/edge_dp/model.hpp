@@ -98,12 +98,12 @@ class Model {
   }
 
   // A disparity of predict() or predict_raw(), of views that show the sensor's whole field, as a lens equally strong all over that
-  // field would show it: affine in inverse depth. The same again where the bundle's sensor does not say how its strength varies.
-  // It belongs to the model, until the next call.
+  // field would show it: affine in inverse depth. The same again where the bundle's sensor does not say how its strength varies, or
+  // the artifact has corrected it. It belongs to the model, until the next call.
   Plane<float> corrected(const Plane<float>& disparity) {
     corrected_.resize(disparity.height, disparity.width);
     for (int y = 0; y < disparity.height; ++y) std::copy_n(disparity.row(y), disparity.width, corrected_.row(y));
-    if (!manifest_.sensor || !manifest_.sensor->alpha_field) return corrected_.plane();
+    if (manifest_.field_corrected || !manifest_.sensor || !manifest_.sensor->alpha_field) return corrected_.plane();
     auto number = [](float, float strength) { return strength; };
     const bool is_turned = manifest_.sensor->turned;
     if (is_turned) strength_.resize(disparity.width, disparity.height);
