@@ -5,7 +5,8 @@
 Every shipped checkpoint is exported to ExecuTorch, fp32 and int8, into the folder of ``--bundles`` once, and gets a row for each.
 Pixel 4, Canon and light fields are read from the folder in EDGE_DP_DATA, or ../shared/data beside the checkout; the rendered
 scenes are of a seed that nothing is trained on. Where the truth is depth, a second table scores the same disparities corrected
-for the field of the sensor, by its calibration: measured kernels of the Pixel 4, two planes for the Canon.
+for the field of the sensor, by its calibration: measured kernels of the Pixel 4, two planes for the Canon. "field inside" are
+artifacts that are exported for that sensor and correct for its field themselves (``edge-dp export --correct-field``).
 
 Time is the processor's for one capture of the first data set, one thread, all methods after each other on every capture, from
 the views to a disparity at their size; the ratio is to the first row of a student. ``--gate`` exits with 1 where a bound of the
@@ -97,6 +98,7 @@ def described(method: Method) -> Report:
         "precision": method.precision,
         "parameters": method.parameters,
         "multiply_adds": method.multiply_adds,
+        "corrects_field": method.corrects_field,
     }
 
 
@@ -129,11 +131,12 @@ def evaluate(
             start = time.process_time()
             maps[method.name] = method.predict(sample, captures)
             seconds[method.name].append(time.process_time() - start)
-            scores[method.name][name] = captures.scores(maps[method.name], sample)
+            score = captures.score if method.corrects_field else captures.scores
+            scores[method.name][name] = score(maps[method.name], sample)
             if captures.points is not None:
                 points[method.name].append(captures.points(maps[method.name], sample))
         for method in used:
-            if method.precision == "int8" and (reference := f"{method.student} fp32") in maps:
+            if method.name.endswith(" int8") and (reference := f"{method.student} fp32") in maps:
                 distance = np.abs(maps[method.name] - maps[reference]).mean()
                 scale = captures.network_size[1] / sample.left.shape[2]
                 distances.setdefault(method.name, []).append(float(distance) * scale)
@@ -197,7 +200,7 @@ def corrected_cells(report: Report) -> dict[str, tuple[str, ...]]:
     """As ``CELLS``, of the sets whose disparities are corrected for their sensor's field too."""
     cells: dict[str, tuple[str, ...]] = {}
     for name, found in report["data"].items():
-        known = next(iter(found["summary"].values()))
+        known = {cell for scores in found["summary"].values() for cell in scores}
         if shown := tuple(cell + CORRECTED for cell in CELLS[name] if cell + CORRECTED in known and cell != "sign"):
             cells[name] = shown
     return cells
@@ -237,7 +240,9 @@ def wide_table(
 def scene_table(found: Report) -> Table:
     """Every method on every scene of one set."""
     by_method = found["scores"]
-    columns = list(next(iter(next(iter(by_method.values())).values())))
+    columns = list(
+        dict.fromkeys(column for rows in by_method.values() for scores in rows.values() for column in scores)
+    )
     table = Table(title=f"{found['title']}, per scene")
     table.add_column("method")
     table.add_column("scene")
@@ -245,7 +250,7 @@ def scene_table(found: Report) -> Table:
         table.add_column(column, justify="right")
     for method, rows in by_method.items():
         for scene, values in rows.items():
-            table.add_row(method, scene, *(f"{values[column]:.3f}" for column in columns))
+            table.add_row(method, scene, *(f"{values[column]:.3f}" if column in values else "" for column in columns))
         table.add_section()
     return table
 
@@ -257,6 +262,7 @@ def interval_table(found: Report, kind: str = "") -> Table:
         kind: ``CORRECTED`` for the scores of corrected disparities.
     """
     by_method = found["scores"]
+    by_method = {name: rows for name, rows in by_method.items() if not kind or _has(rows, kind)}
     known = next(iter(next(iter(by_method.values())).values()))
     metrics = [
         metric + kind for metric in ("EPE px", "AI(1)", "AI(2)", "1-|rho|", "|bias| px") if metric + kind in known
@@ -286,6 +292,11 @@ def interval_table(found: Report, kind: str = "") -> Table:
             cells.append(text)
         table.add_row(method, *cells)
     return table
+
+
+def _has(rows: Mapping[str, Mapping[str, float]], kind: str) -> bool:
+    """Whether a method has scores of that kind: what its artifact has corrected is not corrected again."""
+    return any(metric.endswith(kind) for scores in rows.values() for metric in scores)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -23,11 +25,14 @@ from edge_dp.files import sha256
 from edge_dp.models.checkpoint import read_checkpoint, shipped_checkpoints
 from edge_dp.runtime.predictor import Predictor
 from edge_dp.runtime.student import Student
+from edge_dp.sensors import SensorProfile
 from edge_dp.sensors.fit import predict_disparity
 
 PRECISIONS = ("int8", "fp32")
 BAR = "match + WLS"
 LENS = "the lens itself"
+FIELD = "int8, field inside"
+"""Of an artifact that corrects for its sensor's field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,7 @@ class Method:
     predict: disparity of a capture of a set, (H, W) px of the capture.
     student: name of the checkpoint, and precision of the artifact, for a network.
     suits: whether it can be asked about a set, of which a capture is given.
+    corrects_field: whether the artifact corrects its disparity for the field of the set's sensor itself.
     """
 
     name: str
@@ -46,6 +52,7 @@ class Method:
     parameters: int | None = None
     multiply_adds: int | None = None
     suits: Callable[[SceneSet, DpSample], bool] = lambda captures, sample: True
+    corrects_field: bool = False
 
 
 def controls() -> list[Method]:
@@ -82,6 +89,8 @@ def students(
 ) -> Iterator[list[Method]]:
     """Every artifact of some checkpoints, as exported to ExecuTorch; exported first where ``bundles`` has none of that content.
 
+    In int8 twice: as it is, and exported for the sensor of a set whose field is calibrated, with that corrected.
+
     Args:
         checkpoints: names of shipped ones, or folders.
         wanted: of a method's name; a checkpoint of which none is wanted is not exported.
@@ -94,8 +103,11 @@ def students(
     with ExitStack() as stack:
 
         @cache
-        def predictor(checkpoint: str | Path, precision: str, size: tuple[int, int]) -> Predictor:
-            bundle = exported(checkpoint, bundles, size)
+        def predictor(
+            checkpoint: str | Path, precision: str, size: tuple[int, int], captures: SceneSet | None = None
+        ) -> Predictor:
+            field = captures.sensor() if captures and captures.sensor else None
+            bundle = exported(checkpoint, bundles, size, field)
             return stack.enter_context(edge_dp.load(bundle.folder, f"executorch-{precision}"))
 
         for checkpoint in checkpoints:
@@ -107,6 +119,8 @@ def students(
             for precision in PRECISIONS:
                 if wanted(f"{name} {precision}"):
                     methods.append(_student(name, precision, partial(predictor, checkpoint, precision), size))
+            if wanted(f"{name} {FIELD}"):
+                methods.append(_of_field(name, partial(predictor, checkpoint, "int8"), size))
         yield methods
 
 
@@ -130,8 +144,13 @@ def float_student(name: str, checkpoint: Path) -> Method:
     return Method(name, predict, saved.student, "float", parameters)
 
 
-def exported(checkpoint: str | Path, bundles: Path, size: tuple[int, int]) -> Bundle:
-    """The bundle of a checkpoint, made unless ``bundles`` holds one of the same weights, ranges and size.
+def exported(
+    checkpoint: str | Path, bundles: Path, size: tuple[int, int], field: SensorProfile | None = None
+) -> Bundle:
+    """The bundle of a checkpoint, made unless ``bundles`` holds one of the same weights, ranges, size and field.
+
+    Args:
+        field: sensor for whose field the artifact, in int8 alone, corrects.
 
     Raises:
         InputError: there is no such checkpoint.
@@ -142,10 +161,22 @@ def exported(checkpoint: str | Path, bundles: Path, size: tuple[int, int]) -> Bu
         known = ", ".join(shipped_checkpoints())
         raise InputError(f"{checkpoint}: expected a checkpoint's folder or one of {known}, found neither.")
     # The configuration holds the checksums of weights and ranges.
-    place = bundles / f"{folder.name}-{sha256(folder / 'config.yaml')[:12]}-{size[0]}x{size[1]}"
+    of_field = ""
+    if field is not None:
+        profile = json.dumps(field.to_dict(), sort_keys=True)
+        of_field = f"-{field.name}-{hashlib.sha256(profile.encode()).hexdigest()[:12]}"
+    place = bundles / f"{folder.name}-{sha256(folder / 'config.yaml')[:12]}-{size[0]}x{size[1]}{of_field}"
     if (place / MANIFEST).is_file():
         return read_bundle(place)
-    return edge_dp.export_checkpoint(checkpoint, place, formats=["executorch"], precision=PRECISIONS, size=size)
+    return edge_dp.export_checkpoint(
+        checkpoint,
+        place,
+        formats=["executorch"],
+        precision=PRECISIONS if field is None else PRECISIONS[0],
+        size=size,
+        sensor=field,
+        correct_field=field is not None,
+    )
 
 
 def _name(folder: Path) -> str:
@@ -165,6 +196,20 @@ def _student(
         precision,
         manifest.parameters,
         manifest.multiply_adds,
+    )
+
+
+def _of_field(name: str, predictor: Callable[..., Predictor], size: tuple[int, int] | None) -> Method:
+    manifest = predictor(size or NETWORK_SIZE).bundle.manifest
+    return Method(
+        f"{name} {FIELD}",
+        lambda sample, captures: predictor(size or captures.network_size, captures).predict(sample).disparity,
+        name,
+        "int8",
+        manifest.parameters,
+        manifest.multiply_adds,
+        suits=lambda captures, _: captures.sensor is not None,
+        corrects_field=True,
     )
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from disparity import evaluate, show
+from disparity import described, evaluate, show
+from disparity_bounds import judge
 from disparity_methods import BAR, LENS, controls, exported, float_student, students
 from scene_sets import canon, rendered
 
@@ -38,16 +39,11 @@ def report():
     done = []
     found = evaluate(methods, captures, None, lambda *step: done.append(step))
     assert [step[0] for step in done] == [1, 2]
-    described = {
-        method.name: {
-            "student": method.student,
-            "precision": method.precision,
-            "parameters": method.parameters,
-            "multiply_adds": method.multiply_adds,
-        }
-        for method in methods
+    return {
+        "methods": {method.name: described(method) for method in methods},
+        "data": {"rendered": found},
+        "bounds": [],
     }
-    return {"methods": described, "data": {"rendered": found}, "bounds": []}
 
 
 def test_rendered_scenes_order_a_disparity_that_is_all_but_right():
@@ -86,10 +82,35 @@ def test_disparities_corrected_for_the_field_have_a_table_of_their_own(capsys):
     found = evaluate([exact], captures, None, lambda *_: None)
     scores = found["summary"]["exact"]
     assert scores["AI(2)"] < 1e-5 and scores["AI(2), corrected"] > 0.01
-    described = {"student": "", "precision": "", "parameters": None, "multiply_adds": None}
-    show({"methods": {"exact": described}, "data": {"rendered": found}, "bounds": []}, scenes=False)
+    show({"methods": {"exact": described(exact)}, "data": {"rendered": found}, "bounds": []}, scenes=False)
     text = capsys.readouterr().out
     assert "corrected for the sensor's field" in text and "AI(2), corrected" in text
+
+
+def test_what_an_artifact_has_corrected_is_scored_as_it_is(capsys):
+    """Beside one that is not: it has no row where corrections are made, and its bounds are those of any artifact."""
+    captures = replace(rendered(1), name="canon", sensor=lambda: load_sensor("canon_r6"))
+    exact = replace(controls()[0], name="plain int8", student="dp_disparity_s", precision="int8")
+    exact = replace(exact, predict=lambda sample, _: sample.disparity)
+    inside = replace(exact, name="inside int8, field inside", corrects_field=True)
+    found = evaluate([exact, inside], captures, None, lambda *_: None)
+    plain, corrected = found["summary"].values()
+    assert corrected["AI(2)"] == plain["AI(2)"] and "AI(2), corrected" in plain.keys() - corrected.keys()
+    methods = {method.name: described(method) for method in (exact, inside)}
+    for scores in found["summary"].values():
+        scores["slope px m"] = -1.0
+    report = {
+        "methods": methods,
+        "data": {"canon": found | {"measured": {"slope px m": -1.2, "offset px": 1.0}}},
+        "bounds": [],
+    }
+    bounds = {(bound["method"], bound["what"]): bound["passed"] for bound in judge(report)}
+    assert bounds["inside int8, field inside", "AI(1)"] and bounds["plain int8", "AI(1)"]
+    assert not bounds["plain int8", "AI(1), corrected"]
+    assert ("inside int8, field inside", "AI(1), corrected") not in bounds
+    show(report, scenes=True)
+    tables = capsys.readouterr().out.split("corrected for the sensor's field")
+    assert "inside int8" in tables[0] and "AI(2), corrected" in tables[1]
 
 
 def test_the_lens_itself_is_perfect_where_its_field_is_known_and_only_there(data_root):
@@ -133,7 +154,7 @@ def keep(bundle, folder):
 def test_an_artifact_scores_as_it_lies_in_its_bundle(bundle, tmp_path):
     keep(bundle, tmp_path)
     assert exported("dp_disparity_s", tmp_path, (384, 512)).manifest == read_bundle(bundle.folder).manifest
-    with students(["dp_disparity_s"], tmp_path, lambda name: name.endswith("int8")) as methods:
+    with students(["dp_disparity_s"], tmp_path, lambda name: name.endswith(" int8")) as methods:
         (method,) = methods
         sample = rendered(1).read("000")
         disparity = method.predict(sample, rendered(1))

@@ -166,8 +166,8 @@ def report(precision="int8", **changes):
     values = {"AI(1)": 0.03, "AI(2)": 0.05, "1-|rho|": 0.08, "sign": 1.0, "px from fp32": 0.01} | changes
     return {
         "methods": {
-            "dp_disparity_s int8": {"student": "dp_disparity_s", "precision": precision},
-            "dp_disparity_s fp32": {"student": "dp_disparity_s", "precision": "fp32"},
+            "dp_disparity_s int8": {"student": "dp_disparity_s", "precision": precision, "corrects_field": False},
+            "dp_disparity_s fp32": {"student": "dp_disparity_s", "precision": "fp32", "corrects_field": False},
         },
         "data": {"pixel4": {"summary": {"dp_disparity_s int8": values, "dp_disparity_s fp32": {"AI(2)": 0.05}}}},
     }
