@@ -38,9 +38,9 @@ def judge(report: dict[str, Any]) -> list[dict[str, Any]]:
         for name, found in report["data"].items():
             if method not in found["summary"]:
                 continue
-            values = _of_student(method, described["student"], name, found)
+            values = list(_of_student(method, described["student"], name, found))
             if not described["corrects_field"]:  # the others are not corrected
-                values = [*values, *_beside_others(method, described["student"], name, found)]
+                values += _beside_others(method, described["student"], name, found)
             rows += [
                 {"method": method, "data": name, "what": what, "value": value, "limit": limit, "passed": value <= limit}
                 for what, value, limit in values

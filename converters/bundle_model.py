@@ -11,6 +11,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 from edge_dp.bundle.manifest import Bundle
+from edge_dp.converters.linear import KEPT
 from edge_dp.converters.source import Network, network_of_checkpoint, network_of_module, weights_only
 from edge_dp.errors import InputError
 from edge_dp.models.checkpoint import read_checkpoint
@@ -51,7 +52,7 @@ def network_of_bundle(bundle: Bundle, model: Model | None = None) -> Network:
         sensor = manifest.sensor if manifest.field_corrected else None
         field = None if sensor is None else SensorProfile.from_dict(sensor, f"{bundle.folder}: sensor")
         height, width = manifest.inputs[0].shape[2:]
-        network = network_of_checkpoint(checkpoint, height, width, field)
+        network = network_of_checkpoint(checkpoint, height, width, field, manifest.keep_float == KEPT)
     _check_outputs(bundle, network)
     return network
 

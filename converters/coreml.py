@@ -13,7 +13,7 @@ from edge_dp.bundle.manifest import Kernels
 from edge_dp.converters.base import Converter, Quantisation, Source
 from edge_dp.converters.cards import CARD_KEY
 from edge_dp.converters.configs import FormatConfig
-from edge_dp.converters.coreml_graph import complete_arguments
+from edge_dp.converters.coreml_graph import complete_arguments, exact
 from edge_dp.converters.coreml_package import save_package
 from edge_dp.converters.coreml_program import offered_kernels, stored_quantisations
 
@@ -32,7 +32,9 @@ class CoreMLConverter(Converter):
 
         passes = ct.PassPipeline.DEFAULT
         # It divides the scales of an addition by one of them: the quotients are not the trained ones, and no halves.
-        passes.remove_passes({"common::distributive_quantized_binary_op_scale_normalization"})
+        scales = "common::distributive_quantized_binary_op_scale_normalization"
+        # It multiplies a convolution's weights by a constant that is divided by the convolution.
+        passes.remove_passes({scales, "common::fuse_conv_scale"})
         halves = ct.transform.FP16ComputePrecision(op_selector=lambda operation: not _at_border(operation))
         model = ct.convert(
             _program(_module(source, config), source),
@@ -61,14 +63,36 @@ def _module(source: Source, config: FormatConfig) -> torch.nn.Module:
 def _program(module: torch.nn.Module, source: Source) -> ExportedProgram:
     program = torch.export.export(module, source.example, strict=False)  # strictly, it takes twice the time
     # Core ML refuses the training dialect that torch.export gives; the empty table of decompositions turns it into ATen.
-    return complete_arguments(program.run_decompositions({}))
+    return exact(complete_arguments(program.run_decompositions({})))
 
 
 def _at_border(operation: Any) -> bool:
-    """Whether it quantises an input or dequantises an output. Those stay in float, as the tensors at the border are.
+    """Whether it comes before the first quantisation, of an input, or dequantises an output: in float32, as at the border.
 
     In half precision an input is rounded before it is quantised, which moves up to 3 % of a camera's values by a step.
     """
+    if operation.op_type == "dequantize":
+        return operation.outputs[0] in operation.enclosing_block.outputs
+    return _leads_to_quantisation(operation) and _comes_from_inputs(operation)
+
+
+def _leads_to_quantisation(operation: Any) -> bool:
+    """Whether it, or all that is made of its results, is a quantisation."""
     if operation.op_type == "quantize":
-        return operation.input.op is None
-    return operation.op_type == "dequantize" and operation.outputs[0] in operation.enclosing_block.outputs
+        return True
+    users = [user for value in operation.outputs for user in value.child_ops]
+    return bool(users) and all(map(_leads_to_quantisation, users))
+
+
+def _comes_from_inputs(operation: Any) -> bool:
+    """Whether it reads inputs, or what is made of them, before anything is quantised."""
+    operands = [value for _, value in operation.inputs.items()]
+    values = [each for value in operands for each in (value if isinstance(value, (list, tuple)) else [value])]
+    makers = [value.op for value in values if value is not None and not _is_constant(value)]
+    return bool(makers) and all(
+        op is None or ("quantize" not in op.op_type and _comes_from_inputs(op)) for op in makers
+    )
+
+
+def _is_constant(value: Any) -> bool:
+    return value.op is not None and value.op.op_type.startswith("const")

@@ -19,6 +19,7 @@ from edge_dp.bundle.card import Card
 from edge_dp.bundle.manifest import SCHEMA, Artifact, GoldenCase, Manifest, Preprocessing, TensorSpec
 from edge_dp.converters.base import QuantisedGraphs
 from edge_dp.converters.calibration import Calibration
+from edge_dp.converters.linear import LinearInput, kept_paths
 from edge_dp.converters.source import Network
 from edge_dp.models.checkpoint import Checkpoint
 from edge_dp.models.confidence import B_MAX, B_MIN
@@ -71,11 +72,12 @@ def describe_checkpoint(
     """Of a dual-pixel student, for any sensor or for one, whose field it corrects or leaves."""
     into, out = _border_ranges(network, graphs)
     (name, shape), training = network.signature.inputs[0], checkpoint.training
+    is_linear = isinstance(network.module, LinearInput)
     views = TensorSpec(
         name,
         shape,
         "NCHW",
-        TRANSFERS[checkpoint.exposure.transfer],
+        TRANSFERS["linear" if is_linear else checkpoint.exposure.transfer],
         ("left", "right"),
         *_step(into[name]),
         value_range=(0.0, 1.0),
@@ -88,6 +90,7 @@ def describe_checkpoint(
     )
     exposure = checkpoint.exposure
     preprocessing = Preprocessing.for_sensor(exposure, sensor) if sensor else Preprocessing(exposure)
+    preprocessing = preprocessing.without_exposure() if is_linear else replace(preprocessing, dither=views.scale)
     licences = {"code": _LICENCE} | {
         what: str(training[f"{what}_licence"])
         for what in ("data", "teacher", "weights")
@@ -98,9 +101,10 @@ def describe_checkpoint(
         graphs,
         inputs=(views,),
         outputs=outputs,
-        preprocessing=replace(preprocessing, dither=views.scale),
+        preprocessing=preprocessing,
         sensor=sensor.to_dict() if sensor else None,
         field_corrected=field_corrected,
+        keep_float=kept_paths(network.module),
         metrics=dict(training.get("metrics", {})),
         licences=licences,
         training=json.loads(json.dumps(training)),

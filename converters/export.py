@@ -114,6 +114,7 @@ def export_checkpoint(
     size: tuple[int, int] | None = None,
     sensor: SensorProfile | None = None,
     correct_field: bool = False,
+    linear_input: bool = False,
     require_full_delegation: bool = False,
     progress: Progress = lambda *_: None,
 ) -> Bundle:
@@ -127,6 +128,8 @@ def export_checkpoint(
         sensor: whose captures the bundle is for; the manifest then holds its profile, levels and gain.
         correct_field: let the artifacts themselves correct disparity and confidence for that sensor's field, so that the
             disparity is affine in inverse depth. They then are for captures that show the field of that sensor alone.
+        linear_input: let the artifacts themselves do exposure, transfer and dither, in float, so that an app passes them linear
+            planes and nothing else. Integer artifacts then take float32 and begin with a few float kernels.
         out, formats, precision, require_full_delegation, progress: as in ``export``.
 
     Returns:
@@ -142,9 +145,10 @@ def export_checkpoint(
     if correct_field and sensor is None:
         raise InputError("correct_field: expected a sensor, whose field it is, found none. Pass it.")
     field = sensor if correct_field else None
-    network = network_of_checkpoint(checkpoint, *(size or checkpoint.input_size), field)
+    height, width = size or checkpoint.input_size
+    network = network_of_checkpoint(checkpoint, height, width, field, linear_input)
     graphs = quantise_checkpoint(network, checkpoint)
-    cases = checkpoint_cases(network, checkpoint.exposure)
+    cases = checkpoint_cases(network, None if linear_input else checkpoint.exposure)
     description = describe_checkpoint(network, graphs, checkpoint, sensor, field_corrected=correct_field)
     return _Job(network, graphs, cases, configs, description, require_full_delegation).write(Path(out), progress)
 

@@ -37,8 +37,12 @@ class Case:
     inputs: Tensors
 
 
-def checkpoint_cases(network: Network, exposure: ExposureNormalisation) -> list[Case]:
-    """Simulated captures, noise and the extremes of what a camera can deliver, for a dual-pixel student."""
+def checkpoint_cases(network: Network, exposure: ExposureNormalisation | None) -> list[Case]:
+    """Simulated captures, noise and the extremes of what a camera can deliver, for a dual-pixel student.
+
+    Args:
+        exposure: as of ``golden_views``.
+    """
     ((name, (_, _, height, width)),) = network.signature.inputs
     cases = []
     for key, views in golden_views(height, width, exposure).items():

@@ -19,6 +19,7 @@ from torch.fx import GraphModule
 from edge_dp.converters.base import QuantisedGraphs
 from edge_dp.converters.calibration import Array
 from edge_dp.converters.field import FieldCorrected, field_corrected, with_corrected_outputs
+from edge_dp.converters.linear import Exposure, LinearInput, kept_paths, renamed
 from edge_dp.converters.preflight import check_weights
 from edge_dp.errors import InputError
 from edge_dp.models.checkpoint import Checkpoint
@@ -54,27 +55,30 @@ class Network:
 
 
 def network_of_checkpoint(
-    checkpoint: Checkpoint, height: int, width: int, field: SensorProfile | None = None
+    checkpoint: Checkpoint, height: int, width: int, field: SensorProfile | None = None, linear: bool = False
 ) -> Network:
     """The checkpoint's network at one input size.
 
     Args:
         field: sensor whose field it corrects its disparity for; None leaves the disparity as the sensor shows it.
+        linear: whether it takes linear light and does exposure, transfer and dither itself.
 
     Raises:
         InputError: the size, or weights that do not fit the student; a sensor whose field is not known.
         ExportError: weights that are not finite.
     """
-    module = checkpoint.build()
-    check_weights(module)
+    student = checkpoint.build()
+    check_weights(student)
     shape = (1, 2, height, width)
-    module.check_input_shape(shape)
-    names = ("disparity", "confidence")
-    if field is None:
-        return _network(checkpoint.student, module, {"views": shape}, names)
-    return _network(
-        checkpoint.student, field_corrected(module, field, shape), {"views": shape}, names, prefix="student."
-    )
+    student.check_input_shape(shape)
+    module: nn.Module = student
+    prefix = ""
+    if field is not None:
+        module, prefix = field_corrected(student, field, shape), "student."
+    if linear:
+        step = next(entry.scale for entry in checkpoint.ranges if entry.tensor == "views")
+        module, prefix = LinearInput(module, Exposure(checkpoint.exposure, height, width, step)), ""
+    return _network(checkpoint.student, module.eval(), {"views": shape}, ("disparity", "confidence"), prefix)
 
 
 def network_of_module(
@@ -116,10 +120,14 @@ def network_of_module(
 
 def prepare_checkpoint(network: Network, checkpoint: Checkpoint) -> GraphModule:
     """The network fake-quantised with the checkpoint's own ranges, ready to convert."""
+    module, ranges = network.module, checkpoint.ranges
     with quiet(), torch.no_grad():
-        prepared, ranges = prepare(network.module, network.example), checkpoint.ranges
-        if isinstance(network.module, FieldCorrected):
-            ranges = with_corrected_outputs(prepared, ranges, network.module)
+        prepared = prepare(module, network.example, keep_float=kept_paths(module))
+        if isinstance(module, LinearInput):  # before the student, so that the graph numbers its operations otherwise
+            ranges = renamed(prepared, ranges)
+            module = module.student
+        if isinstance(module, FieldCorrected):
+            ranges = with_corrected_outputs(prepared, ranges, module)
         restore_ranges(prepared, ranges)
         observe_weights(prepared)
         snap_biases(prepared)
@@ -156,7 +164,8 @@ def prepare_module(
 
 def quantise_checkpoint(network: Network, checkpoint: Checkpoint) -> QuantisedGraphs:
     """The network with the checkpoint's own quantisation."""
-    return _graphs(prepare_checkpoint(network, checkpoint), 0)
+    prepared = prepare_checkpoint(network, checkpoint)
+    return _graphs(prepared, _kept(prepared))
 
 
 def quantise_module(

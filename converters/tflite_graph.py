@@ -6,6 +6,7 @@ Each edit is exact: the graph computes the same values before and after.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,8 +33,8 @@ def for_litert(graph_module: GraphModule) -> GraphModule:
             _transposed(edited, node)
         elif node.target is aten.clamp.default:
             _split_clamp(edited, node)
-        elif _is_from_constant(node):
-            _subtract_from_constant(edited, node)
+        elif _is_of_constant(node):
+            _of_constant(edited, node)
         elif node.target is _QUANTIZE and node.args[0].target is _DEQUANTIZE:
             _requantise(edited, node)
     edited.graph.eliminate_dead_code()
@@ -43,9 +44,7 @@ def for_litert(graph_module: GraphModule) -> GraphModule:
 
 def needs_edit(graph_module: GraphModule) -> bool:
     """Whether a float graph holds what litert_torch cannot lower, or lowers to something else."""
-    return any(
-        node.target is aten.conv_transpose2d.input or _is_from_constant(node) for node in graph_module.graph.nodes
-    )
+    return any(node.target is aten.conv_transpose2d.input or _is_of_constant(node) for node in graph_module.graph.nodes)
 
 
 def transposed_weights(graph_module: GraphModule) -> list[tuple[Tensor, Tensor]]:
@@ -149,20 +148,56 @@ def _split_clamp(graph_module: GraphModule, clamp: Node) -> None:
     clamp.replace_input_with(source, current)
 
 
-def _is_from_constant(node: Node) -> bool:
-    """Whether it subtracts from a constant tensor: litert_torch 0.10.0 writes x - c in place of c - x."""
-    if node.target is not aten.sub.Tensor:
-        return False
-    first = node.args[0]
-    return isinstance(first, Node) and first.op == "get_attr"
+def _is_of_constant(node: Node) -> bool:
+    """Whether it takes something from a constant, or divides one: after convolutions litert_torch 0.10.0 exchanges the two.
+
+    Of 1 - convolution it writes convolution - 1, and of 1 / convolution the convolution itself.
+    """
+    if node.target in _OF_NUMBERS:
+        return True
+    return node.target in _NOT_COMMUTATIVE and _is_constant(node.args[0])
 
 
-def _subtract_from_constant(graph_module: GraphModule, node: Node) -> None:
-    """C - alpha * x as -alpha * x + c."""
-    constant, x = node.args[:2]
-    with graph_module.graph.inserting_before(node):
-        scaled = graph_module.graph.call_function(aten.mul.Scalar, (x, -node.kwargs.get("alpha", 1)))  # type: ignore[operator]
-    node.target, node.args, node.kwargs = aten.add.Tensor, (scaled, constant), {}
+def _is_constant(value: Any) -> bool:
+    """A number, or a tensor that no input has a part in."""
+    if not isinstance(value, Node):
+        return True
+    return value.op != "placeholder" and all(map(_is_constant, value.all_input_nodes))
+
+
+_OF_NUMBERS = (aten.rsub.Scalar, aten.rsub.Tensor, aten.reciprocal.default)
+_NOT_COMMUTATIVE = (aten.sub.Tensor, aten.div.Tensor)
+
+
+def _of_constant(graph_module: GraphModule, node: Node) -> None:
+    """A difference c - a x as -a x + c; a quotient c / x in another shape, where the converter has no layouts to exchange."""
+    if node.target is aten.div.Tensor:
+        _divide(graph_module, node, node.args[0], node.args[1])
+    elif node.target is aten.reciprocal.default:
+        _divide(graph_module, node, 1.0, node.args[0])
+    else:
+        x, constant = node.args[:2] if node.target in _OF_NUMBERS else node.args[1::-1]
+        alpha: Any = argument(node, 2, node.kwargs.get("alpha", 1))
+        with graph_module.graph.inserting_before(node):
+            scaled = graph_module.graph.call_function(aten.mul.Scalar, (x, -alpha))
+        node.target = aten.add.Tensor if isinstance(constant, Node) else aten.add.Scalar
+        node.args, node.kwargs = (scaled, constant), {}
+
+
+def _divide(graph_module: GraphModule, node: Node, constant: Any, x: Any) -> None:
+    graph, shape = graph_module.graph, list(node.meta["val"].shape)
+    if not isinstance(constant, Node):
+        name = f"litert_{node.name}_dividend"
+        graph_module.register_buffer(name, torch.full((1,), float(constant)))
+        with graph.inserting_before(node):
+            constant = graph.get_attr(name)
+    rows = []
+    with graph.inserting_before(node):
+        for side in (constant, x):
+            whole = graph.call_function(aten.expand.default, (side, shape))
+            rows.append(graph.call_function(aten.reshape.default, (whole, [1, math.prod(shape)])))
+        quotient = graph.call_function(aten.div.Tensor, tuple(rows))
+    node.target, node.args, node.kwargs = aten.reshape.default, (quotient, shape), {}
 
 
 def _requantise(graph_module: GraphModule, quantise: Node) -> None:

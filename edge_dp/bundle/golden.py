@@ -24,13 +24,17 @@ _SCENE = SceneConfig(
 _LEAST_CONTRAST = 0.15
 """Of nine tenths of a typical capture: about every fortieth has it. Golden vectors are there to compare arithmetic: where there
 is nothing to match a network guesses, which turns the smallest rounding into a large difference."""
+_DARK = 0.002
 _WINDOW = 15  # px, over which contrast is measured
 
 
-def golden_views(height: int, width: int, exposure: ExposureNormalisation) -> dict[str, NDArray[np.float32]]:
+def golden_views(height: int, width: int, exposure: ExposureNormalisation | None) -> dict[str, NDArray[np.float32]]:
     """Inputs (1, 2, H, W) by name: three typical captures, noise, and the extremes of what a camera can deliver.
 
     The typical ones are simulated, so that a bundle may be passed on without anybody's photographs in it.
+
+    Args:
+        exposure: what they go through; None leaves them linear light.
     """
     rng = np.random.default_rng(_SEED)
     views = {}
@@ -38,10 +42,15 @@ def golden_views(height: int, width: int, exposure: ExposureNormalisation) -> di
         scene = replace(_SCENE, height=height, width=width, disparity=disparity)
         config = SimulationConfig(scene, sensor=DAYLIGHT)
         captures = (simulate_capture(_SEED, index, config).views[:, 0] for index in count(first))
-        views[name] = exposure(next(capture for capture in captures if is_textured(capture[0])))[None]
+        light = next(capture for capture in captures if is_textured(capture[0]))
+        views[name] = (light if exposure is None else exposure(light))[None]
     views["random"] = rng.uniform(0.0, 1.0, (1, 2, height, width)).astype(np.float32)
     black, white = np.zeros((height, width), np.float32), np.ones((height, width), np.float32)
-    views["extreme_white"] = np.stack([white, white])[None]
+    if exposure is None:
+        # So dark that the gain ends at its limit. White, brought to the mean, would be as smooth as nothing else.
+        views["extreme_dark"] = views["far"] * np.float32(_DARK)
+    else:
+        views["extreme_white"] = np.stack([white, white])[None]
     views["extreme_opposed"] = np.stack([black, white])[None]
     return views
 

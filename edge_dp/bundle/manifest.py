@@ -132,6 +132,11 @@ class Preprocessing:
             right_gain=sensor.right_gain,
         )
 
+    def without_exposure(self) -> Self:
+        """Of a model that does exposure, transfer and dither itself."""
+        kept = (step for step in self.steps if not step.startswith(("exposure", "transfer", "dither")))
+        return dataclasses.replace(self, exposure=None, dither=None, steps=tuple(kept))
+
 
 @dataclass(frozen=True, slots=True)
 class Kernels:

@@ -64,6 +64,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --sensor: let the artifacts correct disparity and confidence for that sensor's field, so that the "
         "disparity is affine in inverse depth",
     )
+    parser.add_argument(
+        "--linear-input",
+        action="store_true",
+        help="of a checkpoint: let the artifacts do exposure, transfer and dither, in float, and take linear planes",
+    )
     parser.add_argument("--json", action="store_true", help="print the artifacts as JSON")
 
 
@@ -104,6 +109,7 @@ def _export_checkpoint(options: argparse.Namespace, formats: list[FormatConfig],
         size=options.size,
         sensor=load_sensor(options.sensor) if options.sensor else None,
         correct_field=options.correct_field,
+        linear_input=options.linear_input,
         require_full_delegation=options.require_full_delegation,
         progress=progress,
     )
@@ -112,8 +118,10 @@ def _export_checkpoint(options: argparse.Namespace, formats: list[FormatConfig],
 def _export_network(options: argparse.Namespace, formats: list[FormatConfig], progress: Progress) -> Bundle:
     import edge_dp
 
-    if options.sensor or options.correct_field:
-        raise InputError(f"{options.model}: --sensor and --correct-field are not for a network of your own")
+    if options.sensor or options.correct_field or options.linear_input:
+        raise InputError(
+            f"{options.model}: --sensor, --correct-field and --linear-input are not for a network of your own"
+        )
     return edge_dp.export(
         **network_arguments(options),
         out=options.out,
