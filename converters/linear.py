@@ -19,7 +19,7 @@ KEPT = ("exposure",)
 """Modules of ``LinearInput`` that stay in float in integer artifacts."""
 
 _TILE = 16
-"""Px, at most, of a square whose mean is taken first: engines add one by one in float32, and 200,000 values lose their last digits."""
+"""Px, at most, of a square whose mean is taken first: engines add one by one in float32, where 200,000 values lose digits."""
 
 
 class Exposure(nn.Module):

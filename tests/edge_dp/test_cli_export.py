@@ -229,6 +229,25 @@ def test_options_of_a_network_are_not_for_a_checkpoint(capsys, tmp_path, words, 
     assert line == f"edge-dp: dp_disparity_s: {flag} is not for a checkpoint"
 
 
+@pytest.mark.parametrize("flag", ["--correct-field", "--linear-input"])
+def test_options_of_a_student_are_not_for_a_network(capsys, package, flag):
+    line = refusal(capsys, f"{package}:build", *INPUTS, *FLOAT, flag)
+    assert "--sensor, --correct-field and --linear-input are not for a network of your own" in line
+
+
+def test_a_field_is_that_of_a_sensor(capsys, tmp_path):
+    line = refusal(capsys, "dp_disparity_xs", "--correct-field", out=tmp_path / "bundle")
+    assert "--correct-field: expected the sensor whose field it is, found none. Pass --sensor too." in line
+
+
+def test_a_student_is_exported_with_its_field_and_its_exposure(tmp_path):
+    words = ("--sensor", "pixel4", "--correct-field", "--linear-input", "--size", "64x96", *FLOAT)
+    assert export("dp_disparity_xs", *words, out=tmp_path / "bundle") == 0
+    manifest = read_bundle(tmp_path / "bundle").manifest
+    assert manifest.field_corrected and manifest.sensor["name"] == "pixel4"
+    assert manifest.preprocessing.exposure is None and manifest.preprocessing.black_level == 1024
+
+
 @pytest.mark.parametrize("shape", ["1x1x8=left", "x=", "x=1x-1x8", "x=0x8", "x=1xhx8", "=1x8", "x=1.5x8", "x"])
 def test_shapes_that_are_none(capsys, shape):
     with pytest.raises(SystemExit) as caught:

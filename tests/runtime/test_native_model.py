@@ -240,6 +240,20 @@ def test_model_of_raw_planes_equals_the_predictor(bundle, checks, tmp_path, sens
     assert np.abs(corrected - disparity).max() > 0.02
 
 
+def test_views_stay_as_they_are_where_the_model_prepares_them(bundle, checks, tmp_path):
+    """As of a bundle that takes linear planes."""
+
+    def change(data):
+        data["preprocessing"] |= {"exposure": None, "dither": None}
+
+    folder = copied(bundle, tmp_path / "bundle", change=change)
+    views = [0.3 * view.astype(np.float32) for view in texture(384, 512)]
+    network, disparity, _, _ = from_cpp(checks, folder, "executorch-fp32", views, tmp_path)
+    np.testing.assert_array_equal(network, np.stack(views))
+    with edge_dp.load(folder, "executorch-fp32") as predictor:
+        assert_close("fp32", disparity, predictor.predict(*views).disparity)
+
+
 def test_what_the_artifact_has_corrected_is_not_corrected_again(bundle, checks, tmp_path):
     folder = copied(bundle, tmp_path / "bundle", PIXEL4)
     manifest = json.loads((folder / "manifest.json").read_text())
