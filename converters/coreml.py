@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,22 +78,41 @@ def _at_border(operation: Any) -> bool:
 
 
 def _leads_to_quantisation(operation: Any) -> bool:
-    """Whether it, or all that is made of its results, is a quantisation."""
-    if operation.op_type == "quantize":
-        return True
-    users = [user for value in operation.outputs for user in value.child_ops]
-    return bool(users) and all(map(_leads_to_quantisation, users))
+    """Whether it is a quantisation, or all that is made of its results ends in one."""
+    seen, waiting = set(), [operation]
+    while waiting:
+        each = waiting.pop()
+        if each in seen or each.op_type == "quantize":
+            continue
+        seen.add(each)
+        users = [user for value in each.outputs for user in value.child_ops]
+        if not users:
+            return False
+        waiting += users
+    return True
 
 
 def _comes_from_inputs(operation: Any) -> bool:
     """Whether it reads inputs, or what is made of them, before anything is quantised."""
-    operands = [value for _, value in operation.inputs.items()]
-    values = [each for value in operands for each in (value if isinstance(value, (list, tuple)) else [value])]
-    makers = [value.op for value in values if value is not None and not _is_constant(value)]
-    return bool(makers) and all(
-        op is None or ("quantize" not in op.op_type and _comes_from_inputs(op)) for op in makers
-    )
+    seen, waiting, reads_input = set(), [operation], False
+    while waiting:
+        each = waiting.pop()
+        if each in seen:
+            continue
+        seen.add(each)
+        for value in _operands(each):
+            if value.op is None:
+                reads_input = True
+            elif "quantize" in value.op.op_type:
+                if not value.op.op_type.startswith("const"):
+                    return False
+            elif value.op.op_type != "const":
+                waiting.append(value.op)
+    return reads_input
 
 
-def _is_constant(value: Any) -> bool:
-    return value.op is not None and value.op.op_type.startswith("const")
+def _operands(operation: Any) -> Iterator[Any]:
+    for _, value in operation.inputs.items():
+        for each in value if isinstance(value, (list, tuple)) else [value]:
+            if each is not None:
+                yield each

@@ -160,9 +160,15 @@ def _is_of_constant(node: Node) -> bool:
 
 def _is_constant(value: Any) -> bool:
     """A number, or a tensor that no input has a part in."""
-    if not isinstance(value, Node):
-        return True
-    return value.op != "placeholder" and all(map(_is_constant, value.all_input_nodes))
+    seen, waiting = set(), [value] if isinstance(value, Node) else []
+    while waiting:
+        node = waiting.pop()
+        if node.op == "placeholder":
+            return False
+        if node not in seen:
+            seen.add(node)
+            waiting += node.all_input_nodes
+    return True
 
 
 _OF_NUMBERS = (aten.rsub.Scalar, aten.rsub.Tensor, aten.reciprocal.default)
