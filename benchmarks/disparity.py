@@ -37,7 +37,7 @@ from edge_dp.cli.progress import progress_bars
 from edge_dp.errors import EdgeDpError, InputError
 from edge_dp.models.checkpoint import shipped_checkpoints
 
-WIDTH = 230
+WIDTH = 260
 Report = dict[str, Any]
 """Plain values, ready for JSON: ``methods`` by name, ``data`` by set, with ``scores`` by method and scene, and ``bounds``."""
 
@@ -214,7 +214,7 @@ def wide_table(
     """Methods by data sets, those in ``cells``."""
     data = {name: found for name, found in report["data"].items() if name in cells}
     table = Table(title=title)
-    table.add_column("method")
+    table.add_column("method", no_wrap=True)
     for column in ("k par.", "M MAC", "CPU ms", "ratio"):
         table.add_column(column, justify="right")
     for name in data:
@@ -224,6 +224,8 @@ def wide_table(
     students_ms = [first[name]["CPU ms"] for name, method in report["methods"].items() if method["student"]]
     reference = students_ms[0] if students_ms else next(iter(first.values()))["CPU ms"]
     for name, method in report["methods"].items():
+        if not any(set(cells[key]) & found["summary"].get(name, {}).keys() for key, found in data.items()):
+            continue  # it has no score of this kind
         row = [
             f"{method['parameters'] / 1e3:.1f}" if method["parameters"] else "",
             f"{method['multiply_adds'] / 1e6:.0f}" if method["multiply_adds"] else "",
