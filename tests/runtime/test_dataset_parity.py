@@ -150,7 +150,7 @@ def test_expected_outputs_are_computed_once(bundle, inputs):
 
 
 def test_captures_without_truth_are_compared_and_not_scored(bundle, captures, monkeypatch):
-    monkeypatch.setattr("edge_dp.runtime.accuracy.score", lambda *_: {})
+    monkeypatch.setattr("edge_dp.runtime.accuracy.score", lambda *_, **__: {})
     evaluator = Evaluator(
         bundle, "simulated", captures, 1, reference=lambda _: lambda form, given: zeros(bundle, given)
     )
