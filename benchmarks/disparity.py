@@ -19,14 +19,14 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from disparity_bounds import judge
+from disparity_bounds import CONTROLS, PRECISION, judge
 from disparity_methods import BAR, Method, controls, students
 from intervals import interval_of_mean, interval_of_ratio
 from rich.console import Console
@@ -180,6 +180,8 @@ def show(report: Report, scenes: bool) -> None:
             console.print(
                 f"{name}: matching measures {measured['slope px m']:+.3f} / Z {measured['offset px']:+.3f} px where it is certain"
             )
+        for line in beside_one_view(found):
+            console.print(f"{name}: {line}")
         if scenes:
             console.print(scene_table(found))
         console.print(interval_table(found))
@@ -255,6 +257,18 @@ def scene_table(found: Report) -> Table:
             table.add_row(method, scene, *(f"{values[column]:.3f}" if column in values else "" for column in columns))
         table.add_section()
     return table
+
+
+def beside_one_view(found: Report) -> Iterator[str]:
+    """1-|rho| of each student over that of its control, with the 95 % interval over scenes."""
+    for pair in CONTROLS.items():
+        both = [found["scores"].get(f"{name} {PRECISION}") for name in pair]
+        if not all(both):
+            continue
+        two, one = ([scores["1-|rho|"] for scores in rows.values() if "1-|rho|" in scores] for rows in both)
+        if len(two) > 1:
+            low, high = interval_of_ratio(two, one)
+            yield f"1-|rho| of {pair[0]} {np.mean(two) / np.mean(one):.2f} [{low:.2f}, {high:.2f}] x that of {pair[1]}"
 
 
 def interval_table(found: Report, kind: str = "") -> Table:

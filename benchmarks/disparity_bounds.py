@@ -42,7 +42,14 @@ def judge(report: dict[str, Any]) -> list[dict[str, Any]]:
             if not described["corrects_field"]:  # the others are not corrected
                 values += _beside_others(method, described["student"], name, found)
             rows += [
-                {"method": method, "data": name, "what": what, "value": value, "limit": limit, "passed": value <= limit}
+                {
+                    "method": method,
+                    "data": name,
+                    "what": what,
+                    "value": value,
+                    "limit": limit,
+                    "passed": bool(value <= limit),
+                }
                 for what, value, limit in values
             ]
     return rows

@@ -37,7 +37,7 @@ Truth = tuple[Map, Mask]
 
 RENDERED_SEED = 20_231_119  # of no recipe: recipes count from 1
 RENDERED_SCENES = 200
-"""So many that the ratio of two methods' 1-|rho| is known to 0.06 (95 %); with 24 it was to 0.18."""
+"""The ratio of two students' 1-|rho| is known to 0.06 with so many, and hardly at all with two dozen: its interval is printed."""
 NETWORK_SIZE = (384, 512)  # height and width that the students are exported at
 CANON_SIZE = (512, 768)  # that of the captures: 384x512 would squeeze them along x
 CORRECTED = ", corrected"

@@ -32,10 +32,7 @@ class CoreMLConverter(Converter):
         import coremltools as ct
 
         passes = ct.PassPipeline.DEFAULT
-        # It divides the scales of an addition by one of them: the quotients are not the trained ones, and no halves.
-        scales = "common::distributive_quantized_binary_op_scale_normalization"
-        # It multiplies a convolution's weights by a constant that is divided by the convolution.
-        passes.remove_passes({scales, "common::fuse_conv_scale"})
+        passes.remove_passes(_INEXACT)
         halves = ct.transform.FP16ComputePrecision(op_selector=lambda operation: not _at_border(operation))
         model = ct.convert(
             _program(_module(source, config), source),
@@ -53,6 +50,14 @@ class CoreMLConverter(Converter):
 
     def _activations(self, path: Path, config: FormatConfig) -> list[Quantisation]:
         return stored_quantisations(path)
+
+
+_INEXACT = {
+    # It divides the scales of an addition by one of them: the quotients are not the trained ones, and no halves.
+    "common::distributive_quantized_binary_op_scale_normalization",
+    # It multiplies a convolution's weights by a constant that is divided by the convolution.
+    "common::fuse_conv_scale",
+}
 
 
 def _module(source: Source, config: FormatConfig) -> torch.nn.Module:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from disparity import described, evaluate, show
+from disparity import beside_one_view, described, evaluate, show
 from disparity_bounds import judge
 from disparity_methods import BAR, LENS, controls, exported, float_student, students
 from scene_sets import canon, rendered
@@ -111,6 +111,14 @@ def test_what_an_artifact_has_corrected_is_scored_as_it_is(capsys):
     show(report, scenes=True)
     tables = capsys.readouterr().out.split("corrected for the sensor's field")
     assert "inside int8" in tables[0] and "AI(2), corrected" in tables[1]
+
+
+def test_two_views_are_compared_with_one_scene_by_scene():
+    rows = {"dp_disparity_s int8": (0.1, 0.2, 0.3), "mono_disparity_s int8": (0.2, 0.4, 0.6)}
+    scores = {name: {str(i): {"1-|rho|": value} for i, value in enumerate(values)} for name, values in rows.items()}
+    (line,) = beside_one_view({"scores": scores})
+    assert line == "1-|rho| of dp_disparity_s 0.50 [0.50, 0.50] x that of mono_disparity_s"
+    assert not list(beside_one_view({"scores": dict(list(scores.items())[:1])}))
 
 
 def test_the_lens_itself_is_perfect_where_its_field_is_known_and_only_there(data_root):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import edge_dp
-from edge_dp.bundle.manifest import Bundle, write_manifest
+from edge_dp.bundle.manifest import write_manifest
 from edge_dp.converters.bundle_model import network_of_bundle, reference_of_bundle
 from edge_dp.data import DpSample
 from edge_dp.errors import InputError, SchemaError
@@ -144,6 +144,5 @@ def test_a_field_that_nobody_knows_is_refused(tmp_path):
 
 def test_a_manifest_that_corrects_for_no_field_is_refused(bundles, tmp_path):
     _, corrected = bundles
-    made: Bundle = corrected
     with pytest.raises(SchemaError, match="field_corrected: expected a sensor with an alpha_field"):
-        write_manifest(replace(made.manifest, sensor=None), tmp_path)
+        write_manifest(replace(corrected.manifest, sensor=None), tmp_path)

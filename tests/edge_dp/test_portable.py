@@ -188,65 +188,6 @@ def test_constants_of_rewrites_are_not_trained():
     assert {name for name, _ in prepared.named_parameters()} == {"stem.weight", "stem.bias"}
 
 
-@pytest.mark.parametrize("form", [(8, 12), (8, 1, 1), (8, 8, 12), (1, 1, 8, 12), (12,), (1, 8, 8, 1)], ids=str)
-def test_constants_broadcast_as_in_torch_and_have_the_tensors_dimensions(form):
-    """Engines that keep channels last would line a constant of fewer dimensions up with other sizes."""
-    constant = torch.rand(form) + 0.5
-    for operation in (
-        torch.add,
-        torch.sub,
-        torch.mul,
-        torch.div,
-        lambda x, c: c - x,
-        lambda x, c: torch.add(x, c, alpha=3),
-    ):
-        network = Network(lambda m, x, operation=operation: operation(m.stem(x), constant.clone()))
-        graph = float_graph(network, (torch.randn(SHAPE),))
-        assert problems(graph) == []
-        assert_same(network, graph, (torch.randn(SHAPE),))
-        for node in graph.graph.nodes:
-            if node.target in (torch.ops.aten.add.Tensor, torch.ops.aten.mul.Tensor):
-                assert len({value.meta["val"].ndim for value in node.all_input_nodes}) == 1
-
-
-class WithMap(nn.Module):
-    """A convolution, and a function of it and of a trained map."""
-
-    def __init__(self, function, shape):
-        super().__init__()
-        self.stem, self.map, self.function = nn.Conv2d(8, 8, 1), nn.Parameter(torch.randn(shape)), function
-        self.eval()
-
-    def forward(self, x):
-        return self.function(self.stem(x), self.map)
-
-
-def test_a_small_tensor_meets_a_larger_constant():
-    network = WithMap(lambda x, constant: x.mean((2, 3), keepdim=True) * constant, (8, 12))
-    graph = float_graph(network, (torch.randn(SHAPE),))
-    assert problems(graph) == []
-    assert_same(network, graph, (torch.randn(SHAPE),))
-
-
-def test_a_trained_map_stays_trained_and_its_range_follows_it():
-    prepared = prepare(WithMap(torch.add, (8, 8, 12)), (torch.randn(SHAPE),))
-    calibrate(prepared, [(torch.randn(SHAPE),) for _ in range(2)])
-    assert [entry.tensor for entry in read_ranges(prepared)] == ["x", "conv2d", "add_tensor"]  # a constant has no entry
-    (trained,) = (parameter for parameter in prepared.parameters() if parameter.shape == (1, 8, 8, 12))
-    trained.data *= 4
-    observe_weights(prepared)
-    with torch.no_grad():
-        values = convert(prepared).state_dict().values()
-    (stored,) = (value for value in values if value.dtype == torch.int8 and value.shape == trained.shape)
-    assert int(stored.max()) - int(stored.min()) >= 254  # all of int8, once more
-
-
-def test_two_constants_are_refused_with_what_to_do():
-    network = Network(lambda m, x: m.stem(x) * (m.norm.weight + m.norm.bias).mean(), norm=nn.BatchNorm2d(8))
-    found = [str(problem) for problem in problems(float_graph(network, (torch.randn(SHAPE),)))]
-    assert any("both sides are constants. Compute it before the network" in text for text in found)
-
-
 @pytest.mark.parametrize("area", [(2, 2), (4, 4), (8, 12)])
 def test_quantised_average_keeps_the_gain(area):
     """The weights' scale of 2^-12 would change a mean of 96 values by up to a percent."""
