@@ -183,7 +183,7 @@ def _always(_: Node) -> str | None:
 
 def _constant_weight(node: Node) -> str | None:
     fixed = all(isinstance(v, Node) and v.op == "get_attr" for v in node.args[1:3] if v is not None)
-    return None if fixed else "its weights are computed. Remove the parametrisation before the export"
+    return None if fixed else "its weights are computed from the input. Keep its module in float with keep_float"
 
 
 def _not_convolution(node: Node) -> str | None:

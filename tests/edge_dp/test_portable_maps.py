@@ -76,9 +76,3 @@ def test_a_trained_map_stays_trained_and_its_range_follows_it():
         values = convert(prepared).state_dict().values()
     (stored,) = (value for value in values if value.dtype == torch.int8 and value.shape == trained.shape)
     assert int(stored.max()) - int(stored.min()) >= 254  # all of int8, once more
-
-
-def test_two_constants_are_refused_with_what_to_do():
-    network = WithMap(lambda x, constant: x * (constant + constant).mean(), torch.randn(8, 12))
-    found = [str(problem) for problem in problems(float_graph(network, (torch.randn(SHAPE),)))]
-    assert any("both sides are constants. Compute it before the network" in text for text in found)

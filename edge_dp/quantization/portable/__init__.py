@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch.fx import GraphModule
 
 from edge_dp.quantization.graph import Editor
+from edge_dp.quantization.portable.constants import compute_constants
 from edge_dp.quantization.portable.folding import FOLDS, LINEAR_OPERATIONS
 from edge_dp.quantization.portable.integer import INTEGER
 from edge_dp.quantization.portable.plain import PLAIN
@@ -17,11 +18,13 @@ __all__ = ["LINEAR_OPERATIONS", "make_portable"]
 
 
 def make_portable(graph: GraphModule) -> GraphModule:
-    """Rewrite ``graph`` in place: plain forms, batch-norm folded, then what engines lack.
+    """Rewrite ``graph`` in place: constants computed, plain forms, batch-norm folded, then what engines lack.
 
     A graph that holds nothing to rewrite keeps its nodes and their names.
     """
     editor = Editor(graph)
+    compute_constants(editor)
+    editor.finish()
     for rewrites in (PLAIN, FOLDS, INTEGER):
         for node in list(editor.graph.nodes):
             if node.op == "call_function" and node.target in rewrites:

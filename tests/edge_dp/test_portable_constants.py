@@ -1,0 +1,101 @@
+"""What follows from constants alone is computed once, when a network is made portable."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from edge_dp.quantization.graph import aten
+from edge_dp.quantization.problems import problems
+from edge_dp.quantization.ptq import calibrate
+from edge_dp.quantization.qat import float_graph, prepare
+
+SHAPE = (1, 8, 8, 12)
+
+
+@pytest.fixture(autouse=True)
+def same_numbers_in_every_run():
+    torch.manual_seed(5)
+
+
+class Made(nn.Module):
+    """A convolution, and a function of it and of the module, which may hold a map."""
+
+    def __init__(self, function, **state):
+        super().__init__()
+        self.stem, self.function = nn.Conv2d(8, 8, 1), function
+        for name, value in state.items():
+            setattr(self, name, value) if isinstance(value, nn.Parameter) else self.register_buffer(name, value)
+        self.eval()
+
+    def forward(self, x):
+        return self.function(self, self.stem(x))
+
+
+def positions(_, x):
+    rows = torch.linspace(-1, 1, x.shape[2], dtype=x.dtype)
+    columns = torch.arange(x.shape[3]) / x.shape[3]
+    vertical, horizontal = torch.meshgrid(rows, columns, indexing="ij")
+    return x + (vertical**2 + torch.sin(horizontal)).unsqueeze(0)
+
+
+FORMS = {
+    "a grid of positions": positions,
+    "a buffer and a number": lambda self, x: x * (self.map * 2 + 1),
+    "two constants": lambda self, x: x * (self.map + self.map).mean(),
+    "zeros and ones": lambda self, x: x - torch.ones_like(self.map) + torch.zeros(8, 1, 1),
+    "a part of a buffer": lambda self, x: x + self.map.split(4)[1].repeat(2, 1),
+    "a list": lambda self, x: x * torch.tensor([0.5, 2.0] * 6),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_constants_of_forward_are_computed_at_once(form):
+    network, example = Made(FORMS[form], map=torch.rand(8, 12)), torch.randn(SHAPE)
+    graph = float_graph(network, (example,))
+    assert problems(graph) == []
+    left = {node.target for node in graph.graph.nodes if node.op == "call_function"}
+    assert left <= {aten.conv2d.default, aten.add.Tensor, aten.mul.Tensor}
+    with torch.no_grad():
+        torch.testing.assert_close(graph(example), network(example), atol=2e-5, rtol=1e-5)
+
+
+def test_what_follows_from_parameters_is_trained():
+    network = Made(lambda self, x: x + torch.sin(self.angle)[:, None], angle=nn.Parameter(torch.rand(8)))
+    prepared = prepare(network, (torch.randn(SHAPE),))
+    calibrate(prepared, [(torch.randn(SHAPE),)])
+    before = {name: value.clone() for name, value in prepared.named_parameters()}
+    (trained,) = (name for name, value in before.items() if value.shape == (1, 1, 8, 1))
+    prepared(torch.randn(SHAPE)).square().mean().backward()
+    assert prepared.get_parameter(trained).grad.abs().max() > 0
+
+
+def test_a_parametrised_weight_is_a_weight():
+    network = nn.Sequential(weight_norm(nn.Conv2d(8, 4, 3, padding=1)), nn.ReLU()).eval()
+    example = torch.randn(SHAPE)
+    graph = float_graph(network, (example,))
+    assert problems(graph) == []
+    (weight,) = (node.args[1] for node in graph.graph.nodes if node.target is aten.conv2d.default)
+    assert graph.get_parameter(weight.target).requires_grad
+    torch.testing.assert_close(graph(example), network(example))
+
+
+def test_weights_that_follow_from_the_input_are_refused():
+    network = Made(lambda self, x: torch.nn.functional.conv2d(x, x.mean((2, 3)).reshape(1, 8, 1, 1)))
+    found = [str(problem) for problem in problems(float_graph(network, (torch.randn(SHAPE),)))]
+    assert any("its weights are computed from the input" in text for text in found)
+
+
+def test_a_constant_that_is_written_into_stays_and_is_refused():
+    def write(self, x):
+        grid = torch.zeros(8, 12)
+        grid[2:4] = 1.0
+        return x * (grid + 1)
+
+    found = [str(problem) for problem in problems(float_graph(Made(write), (torch.randn(SHAPE),)))]
+    assert found
+
+
+def test_random_numbers_are_no_constants():
+    graph = float_graph(Made(lambda _, x: x + torch.rand(8, 12)), (torch.randn(SHAPE),))
+    assert aten.rand.default in {node.target for node in graph.graph.nodes}
