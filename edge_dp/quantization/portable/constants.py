@@ -40,11 +40,11 @@ def compute_constants(editor: Editor) -> None:
                 trained.add(node)
     for node, value in values.items():
         if node.op == "call_function" and isinstance(value, Tensor) and not all(user in values for user in node.users):
-            value = value.contiguous()
+            stored = value.contiguous()
             if node in trained and value.is_floating_point():
-                constant = editor.parameter(node, f"portable_{node.name}", value)
+                constant = editor.parameter(node, f"portable_{node.name}", stored)
             else:
-                constant = editor.constant(node, "constant", value)
+                constant = editor.constant(node, "constant", stored)
             editor.replace(node, constant)
 
 
