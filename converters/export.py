@@ -26,14 +26,15 @@ from edge_dp.converters.source import (
     quantise_checkpoint,
     quantise_module,
 )
-from edge_dp.converters.stages import measure_stages, write_stages
-from edge_dp.errors import InputError
+from edge_dp.converters.stages import Stages, measure_stages, write_stages
+from edge_dp.errors import ExportError, InputError
 from edge_dp.files import atomic_folder, check_replaceable
 from edge_dp.models.checkpoint import Checkpoint, read_checkpoint
 from edge_dp.sensors.profile import SensorProfile
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, steps done and steps in all."""
+_FLOAT_SNR_DB = 10.0
 
 
 def export(
@@ -79,7 +80,7 @@ def export(
         InputError: the inputs, calibration data, a format, precision or path is wrong.
         MissingExtraError: a format's toolchain is not installed.
         ExportError: the network cannot be taken by a format, an artifact could not be made, does not run, or is not integer
-            where it promises to be. ``out`` is then untouched.
+            where it promises to be, or in float computes something else. ``out`` is then untouched.
     """
     configs = _planned(out, formats, precision)
     network = network_of_module(module, input_shapes(module, inputs), outputs, name or type(module).__name__)
@@ -194,10 +195,28 @@ class _Job:
             expected = expected_outputs(source, self.cases, references)
             golden = write_golden(self.cases, expected, outputs, folder)
             manifest: Manifest = self.description.manifest(artifacts, golden)
-            write_stages(measure_stages(source, manifest, self.cases, expected, outputs), folder)
+            stages = measure_stages(source, manifest, self.cases, expected, outputs)
+            _check_floats(stages, artifacts)
+            write_stages(stages, folder)
             write_manifest(manifest, folder)
         progress("done", total, total)
         return read_bundle(out)
+
+
+def _check_floats(stages: Stages, artifacts: Sequence[Artifact]) -> None:
+    """Raise ExportError where an artifact that computes in float gives something else than the network.
+
+    A coarse check: toolchains have exchanged operands without a word, whereas precision is what ``edge-dp validate`` judges.
+    """
+    floats = {artifact.name for artifact in artifacts if artifact.reference != "quantised"}
+    for row in stages.rows:
+        for output, error in (row.typical or row.statistics).items() if row.stage in floats else ():
+            if error.snr_db is not None and error.snr_db < _FLOAT_SNR_DB:
+                raise ExportError(
+                    f"{row.stage}: expected {output} as the network computes it, found {error.snr_db:.1f} dB of signal over error, "
+                    f"at least {_FLOAT_SNR_DB:g} dB. The toolchain wrote another network, or float16 is not enough for this one: "
+                    "leave the artifact out, and see which operation it is by exporting parts of the network."
+                )
 
 
 def quantised_source(checkpoint: Checkpoint, height: int, width: int) -> Source:

@@ -68,6 +68,7 @@ def train(
         TrainingError: training cannot go on; what was saved last is kept.
     """
     _check_installed(recipe, device)
+    companion = _companion(recipe)
     with join_processes(device) as processes:
         progress = progress if processes.is_first else _silent
         for stage in recipe.stages.values():
@@ -77,7 +78,7 @@ def train(
         clock = Clock(folder / "seconds.json" if processes.is_first else None)
         with clock.measure("simulate"):
             samples = _captures(recipe, captures or folder, workers or os.cpu_count() or 1, processes, progress)
-        return _distil(recipe, folder, samples, workers or os.cpu_count() or 1, processes, clock, progress)
+        return _distil(recipe, companion, folder, samples, workers or os.cpu_count() or 1, processes, clock, progress)
 
 
 def _silent(stage: str, done: int, total: int, text: str) -> None:
@@ -86,6 +87,7 @@ def _silent(stage: str, done: int, total: int, text: str) -> None:
 
 def _distil(
     recipe: Recipe,
+    companion: Checkpoint | None,
     folder: Path,
     captures: Samples,
     workers: int,
@@ -115,7 +117,7 @@ def _distil(
     if processes.is_first:
         errors["float"] = end_point_error(student, held_out, recipe.exposure, processes.device)
     student.fold_batch_norm()
-    if (companion := _companion(recipe)) is not None:
+    if companion is not None:
         student.join(companion.build().to(processes.device))
         if processes.is_first:
             errors["joined"] = end_point_error(student, held_out, recipe.exposure, processes.device)
@@ -131,7 +133,7 @@ def _distil(
         weights={name: tensor.detach().cpu().numpy().copy() for name, tensor in student.state_dict().items()},
         ranges=tuple(ranges),
         exposure=recipe.exposure,
-        training=_training(recipe, processes, clock, errors, known.left_out),
+        training=_training(recipe, companion, processes, clock, errors, known.left_out),
     )
     if processes.is_first:
         write_checkpoint(checkpoint, folder / "checkpoint")
@@ -188,7 +190,12 @@ def _quantised(
 
 
 def _training(
-    recipe: Recipe, processes: Processes, clock: Clock, errors: dict[str, float | None], without_labels: int
+    recipe: Recipe,
+    companion: Checkpoint | None,
+    processes: Processes,
+    clock: Clock,
+    errors: dict[str, float | None],
+    without_labels: int,
 ) -> dict[str, Any]:
     """What the checkpoint says of where it comes from."""
     waiting = ": waiting for data"
@@ -199,7 +206,7 @@ def _training(
     cuda = torch.cuda.get_device_name(processes.device) if processes.device.type == "cuda" else None
     return {
         "recipe": dataclasses.asdict(recipe),
-        **_origin(recipe),
+        **_origin(recipe, companion),
         "ground_truth_used": recipe.targets.supervision == "ground_truth",
         "captures_without_labels": without_labels,
         "metrics": {
@@ -221,12 +228,11 @@ def _training(
     }
 
 
-def _origin(recipe: Recipe) -> dict[str, Any]:
+def _origin(recipe: Recipe, companion: Checkpoint | None) -> dict[str, Any]:
     """Captures and teachers with their licences, in words, and what the labelled captures say of themselves."""
     notes = [teacher_note(resolve(recipe.teacher))]
     sets = [read_provenance(_shards(folder)[0]) for folder in recipe.data.labelled]
     notes += [one["teacher"] for one in sets]
-    companion = _companion(recipe)
     if companion is not None:
         notes += [note for note in companion.training.get("teachers", []) if note not in notes]
     captures = "procedural layered scenes; uniform and field-varying point-spread functions; shading, noise, raw levels"
@@ -308,7 +314,6 @@ def _shards(folder: str) -> list[Path]:
 def _check_installed(recipe: Recipe, device: str) -> None:
     """Before hours of work, what the later stages will need."""
     resolve(recipe.teacher)
-    _companion(recipe)
     for folder in recipe.data.labelled:
         _shards(folder)
     if recipe.quantised_stage is not None and find_spec("torchao") is None:

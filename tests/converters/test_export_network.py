@@ -171,3 +171,27 @@ def test_full_delegation_can_be_required(tmp_path):
     assert not list(tmp_path.iterdir())
     bundle = edge_dp.export(Small(), {"x": SHAPE}, tmp_path / "bundle", **arguments)
     assert bundle.manifest.artifact("onnx-int8").kernels.outside == {}
+
+
+class Exchanged(torch.nn.Module):
+    """What a toolchain makes of 1 - x that exchanges its sides."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return tuple(1 - output for output in self.network(x))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_an_artifact_that_computes_another_network_is_refused(monkeypatch, tmp_path, precision):
+    convert = OnnxConverter._convert
+
+    def wrong(self, source, config, path):
+        convert(self, dataclasses.replace(source, module=Exchanged(source.module)), config, path)
+
+    monkeypatch.setattr(OnnxConverter, "_convert", wrong)
+    with pytest.raises(ExportError, match=f"onnx-{precision}: expected output as the network computes it"):
+        edge_dp.export(Small(), {"x": SHAPE}, tmp_path / "bundle", formats="onnx", precision=precision)
+    assert not (tmp_path / "bundle").exists()
