@@ -213,9 +213,9 @@ def _check_floats(stages: Stages, artifacts: Sequence[Artifact]) -> None:
         for output, error in (row.typical or row.statistics).items() if row.stage in floats else ():
             if error.snr_db is not None and error.snr_db < _FLOAT_SNR_DB:
                 raise ExportError(
-                    f"{row.stage}: expected {output} as the network computes it, found {error.snr_db:.1f} dB of signal over error, "
-                    f"at least {_FLOAT_SNR_DB:g} dB. The toolchain wrote another network, or float16 is not enough for this one: "
-                    "leave the artifact out, and see which operation it is by exporting parts of the network."
+                    f"{row.stage}: expected {output} as the network computes it, found it {error.snr_db:.1f} dB above its "
+                    f"error, less than {_FLOAT_SNR_DB:g}. The toolchain wrote another network, or float16 is not enough for "
+                    "this one: leave the artifact out, or export parts of the network to see which operation it is."
                 )
 
 
