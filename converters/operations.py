@@ -137,7 +137,10 @@ OPERATIONS: dict[str, Operation] = {
         Operation("sub from map", _with_map(lambda x, constant: constant - torch.relu(x))),
         Operation("mul map", _with_map(torch.mul)),
         Operation("div by map", _with_map(torch.div)),
-        Operation("add positions", _then(lambda _, x: x + torch.linspace(-1, 1, x.shape[3]))),
+        Operation(
+            "mul and add positions",
+            _then(lambda _, x: x * torch.linspace(0.5, 1, x.shape[2])[:, None] + torch.linspace(-1, 1, x.shape[3])),
+        ),
         Operation("cat", _two(lambda a, b: torch.cat([a, b], 1)), _PAIR),
         Operation("relu", _unary(torch.relu)),
         Operation("relu6", _unary(F.relu6)),

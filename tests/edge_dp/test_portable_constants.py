@@ -60,6 +60,20 @@ def test_constants_of_forward_are_computed_at_once(form):
         torch.testing.assert_close(graph(example), network(example), atol=2e-5, rtol=1e-5)
 
 
+def test_a_constant_is_kept_as_small_as_its_values_allow():
+    """One that varies over channels alone becomes part of the convolution before it, and rows do not store columns."""
+    example = torch.randn(SHAPE)
+    scaled = Made(lambda self, x: x * self.gain.expand(8, 8, 12), gain=torch.rand(8, 1, 1))
+    graph = float_graph(scaled, (example,))
+    assert [node.target for node in graph.graph.nodes if node.op == "call_function"] == [aten.conv2d.default]
+    rows = Made(lambda _, x: x + torch.linspace(-1, 1, 8)[:, None].expand(8, 12))
+    graph = float_graph(rows, (example,))
+    (met,) = (node.args[1] for node in graph.graph.nodes if node.target is aten.add.Tensor)
+    assert met.meta["val"].shape == (1, 1, 8, 1)
+    with torch.no_grad():
+        torch.testing.assert_close(graph(example), rows(example), atol=2e-5, rtol=1e-5)
+
+
 def test_what_follows_from_parameters_is_trained():
     network = Made(lambda self, x: x + torch.sin(self.angle)[:, None], angle=nn.Parameter(torch.rand(8)))
     prepared = prepare(network, (torch.randn(SHAPE),))

@@ -51,6 +51,9 @@ def _with_constant(editor: Editor, node: Node) -> None:
     if constant is None or not isinstance(x, Node) or x.op == "get_attr":
         return
     alpha: Any = node.kwargs.get("alpha", argument(node, 2, 1))
+    is_trained = any(isinstance(given, nn.Parameter) for given in _stored(editor, node))
+    if shape(node) == shape(x) and not is_trained:
+        constant = _narrowed(constant)
     value = _per_channel(constant, shape(x)) if shape(node) == shape(x) else None
     factor, share = torch.ones((), dtype=torch.float64), 0.0
     values = constant if value is None else value
@@ -66,10 +69,10 @@ def _with_constant(editor: Editor, node: Node) -> None:
     if value is not None:
         _scale_channels(editor, node, x, factor, share * value)
     elif len(shape(x)) == len(shape(node)):
-        _meet_map(editor, node, x, factor, share * constant if share else None)
+        _meet_map(editor, node, x, factor, share * constant if share else None, is_trained)
 
 
-def _meet_map(editor: Editor, node: Node, x: Node, factor: Tensor, offset: Tensor | None) -> None:
+def _meet_map(editor: Editor, node: Node, x: Node, factor: Tensor, offset: Tensor | None, is_trained: bool) -> None:
     """Factor * x, or factor * x + offset with one factor, where the constant varies over ``x``: as mul or add.
 
     The constant gets as many dimensions as ``x``: engines that keep images with their channels last would line it up otherwise.
@@ -83,8 +86,6 @@ def _meet_map(editor: Editor, node: Node, x: Node, factor: Tensor, offset: Tenso
             return
         x = line
     values = constant.float().reshape([1] * (len(shape(node)) - constant.ndim) + list(constant.shape))
-    stored = next(value for value in node.all_input_nodes if value.op == "get_attr")
-    is_trained = isinstance(attribute(editor.module, stored.target), nn.Parameter)
     target = f"portable_{node.name}_map"
     met = editor.parameter(node, target, values) if is_trained else editor.constant(node, "map", values)
     operation = aten.mul.Tensor if offset is None else aten.add.Tensor
@@ -100,6 +101,20 @@ def _constant(editor: Editor, value: Any) -> Tensor | None:
     if isinstance(value, Node):
         return attribute(editor.module, value.target).detach().double() if value.op == "get_attr" else None
     return torch.tensor(value, dtype=torch.float64)
+
+
+def _stored(editor: Editor, node: Node) -> list[Any]:
+    """Parameters and buffers that ``node`` reads."""
+    return [attribute(editor.module, value.target) for value in node.all_input_nodes if value.op == "get_attr"]
+
+
+def _narrowed(constant: Tensor) -> Tensor:
+    """With a size of one where its values do not vary: what broadcasts it gives the size again."""
+    for axis in range(constant.ndim):
+        first = constant.narrow(axis, 0, 1)
+        if bool((constant == first).all()):
+            constant = first
+    return constant
 
 
 def _per_channel(constant: Tensor, of: tuple[int, ...]) -> Tensor | None:
