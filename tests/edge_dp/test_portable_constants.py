@@ -84,6 +84,13 @@ def test_what_follows_from_parameters_is_trained():
     assert prepared.get_parameter(trained).grad.abs().max() > 0
 
 
+def test_what_is_detached_is_not_trained():
+    network = Made(lambda self, x: x + self.gain.detach()[:, None] * 2, gain=nn.Parameter(torch.rand(8)))
+    graph = float_graph(network, (torch.randn(SHAPE),))
+    (met,) = (node.args[1] for node in graph.graph.nodes if node.target is aten.add.Tensor)
+    assert met.target in dict(graph.named_buffers())
+
+
 def test_a_parametrised_weight_is_a_weight():
     network = nn.Sequential(weight_norm(nn.Conv2d(8, 4, 3, padding=1)), nn.ReLU()).eval()
     example = torch.randn(SHAPE)

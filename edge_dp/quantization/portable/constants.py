@@ -31,12 +31,13 @@ def compute_constants(editor: Editor) -> None:
                 trained.add(node)
         elif node.op != "call_function":
             continue
-        elif _writes(node) and sources[0] in values:
+        elif _writes(node) and any(source in values for source in sources[:1]):
             return
         elif all(source in values for source in sources) and not _is_random(node):
             arguments, named = map_arg((node.args, node.kwargs), values.__getitem__)
-            values[node] = _KEEPS_VALUES.get(node.target, node.target)(*arguments, **named)
-            if not trained.isdisjoint(sources):
+            operation = _KEEPS_VALUES.get(node.target, node.target)
+            values[node] = operation(*arguments, **named)
+            if operation is not aten.detach.default and not trained.isdisjoint(sources):
                 trained.add(node)
     for node, value in values.items():
         if node.op == "call_function" and isinstance(value, Tensor) and not all(user in values for user in node.users):
