@@ -223,7 +223,9 @@ def wide_table(
         for cell in cells[name]:
             table.add_column(f"{name}\n{cell}", justify="right")
     first = next(iter(report["data"].values()))["summary"]
-    students_ms = [first[name]["CPU ms"] for name, method in report["methods"].items() if method["student"]]
+    students_ms = [
+        first[name]["CPU ms"] for name, told in report["methods"].items() if told["student"] and name in first
+    ]
     reference = students_ms[0] if students_ms else next(iter(first.values()))["CPU ms"]
     for name, method in report["methods"].items():
         if not any(set(cells[key]) & found["summary"].get(name, {}).keys() for key, found in data.items()):
