@@ -34,7 +34,7 @@ from edge_dp.sensors.profile import SensorProfile
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, steps done and steps in all."""
-_FLOAT_SNR_DB = 10.0
+_FLOAT_SNR_DB = 10.0  # of every output; anything that is the same network has more, whatever its precision
 
 
 def export(

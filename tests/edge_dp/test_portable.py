@@ -15,27 +15,12 @@ from edge_dp.quantization.problems import float_arithmetic, problems
 from edge_dp.quantization.ptq import calibrate
 from edge_dp.quantization.qat import convert, float_graph, observe_weights, prepare, read_ranges, restore_ranges
 
-SHAPE = (1, 8, 8, 12)
+from .portable_network import SHAPE, Network, assert_same
 
 
 @pytest.fixture(autouse=True)
 def same_numbers_in_every_run():
     torch.manual_seed(5)
-
-
-class Network(nn.Module):
-    """A convolution and a function of it, the input and layers."""
-
-    def __init__(self, function, **layers):
-        super().__init__()
-        self.stem = nn.Conv2d(8, 8, 3, padding=1)
-        self.function = function
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-        self.eval()
-
-    def forward(self, x):
-        return self.function(self, x)
 
 
 def lively(norm):
@@ -98,11 +83,6 @@ REWRITTEN = {
 
 def examples_of(network, count=1):
     return [(torch.randn(SHAPE),) for _ in range(count)]
-
-
-def assert_same(module, graph, example):
-    with torch.no_grad():
-        torch.testing.assert_close(graph(*example), module(*example), atol=2e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", OPERATIONS)

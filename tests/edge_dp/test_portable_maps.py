@@ -8,7 +8,7 @@ from edge_dp.quantization.problems import problems
 from edge_dp.quantization.ptq import calibrate
 from edge_dp.quantization.qat import convert, float_graph, observe_weights, prepare, read_ranges
 
-SHAPE = (1, 8, 8, 12)
+from .portable_network import SHAPE, Network, assert_same
 
 
 @pytest.fixture(autouse=True)
@@ -16,25 +16,9 @@ def same_numbers_in_every_run():
     torch.manual_seed(5)
 
 
-def assert_same(module, graph, example):
-    with torch.no_grad():
-        torch.testing.assert_close(graph(*example), module(*example), atol=2e-5, rtol=1e-5)
-
-
-class WithMap(nn.Module):
+def with_map(function, values):
     """A convolution, and a function of it and of a map, which is a buffer or trained."""
-
-    def __init__(self, function, values, trained=False):
-        super().__init__()
-        self.stem, self.function = nn.Conv2d(8, 8, 1), function
-        if trained:
-            self.map = nn.Parameter(values)
-        else:
-            self.register_buffer("map", values)
-        self.eval()
-
-    def forward(self, x):
-        return self.function(self.stem(x), self.map)
+    return Network(lambda m, x: function(m.stem(x), m.map), map=values)
 
 
 @pytest.mark.parametrize("form", [(8, 12), (8, 1, 1), (8, 8, 12), (1, 1, 8, 12), (12,), (1, 8, 8, 1)], ids=str)
@@ -49,7 +33,7 @@ def test_constants_broadcast_as_in_torch_and_have_the_tensors_dimensions(form):
         lambda x, c: c - x,
         lambda x, c: torch.add(x, c, alpha=3),
     ):
-        network = WithMap(operation, constant)
+        network = with_map(operation, constant)
         graph = float_graph(network, (torch.randn(SHAPE),))
         assert problems(graph) == []
         assert_same(network, graph, (torch.randn(SHAPE),))
@@ -59,14 +43,14 @@ def test_constants_broadcast_as_in_torch_and_have_the_tensors_dimensions(form):
 
 
 def test_a_small_tensor_meets_a_larger_constant():
-    network = WithMap(lambda x, constant: x.mean((2, 3), keepdim=True) * constant, torch.randn(8, 12))
+    network = with_map(lambda x, constant: x.mean((2, 3), keepdim=True) * constant, torch.randn(8, 12))
     graph = float_graph(network, (torch.randn(SHAPE),))
     assert problems(graph) == []
     assert_same(network, graph, (torch.randn(SHAPE),))
 
 
 def test_a_trained_map_stays_trained_and_its_range_follows_it():
-    prepared = prepare(WithMap(torch.add, torch.randn(8, 8, 12), trained=True), (torch.randn(SHAPE),))
+    prepared = prepare(with_map(torch.add, nn.Parameter(torch.randn(8, 8, 12))), (torch.randn(SHAPE),))
     calibrate(prepared, [(torch.randn(SHAPE),) for _ in range(2)])
     assert [entry.tensor for entry in read_ranges(prepared)] == ["x", "conv2d", "add_tensor"]  # a constant has no entry
     (trained,) = (parameter for parameter in prepared.parameters() if parameter.shape == (1, 8, 8, 12))
